@@ -1,0 +1,245 @@
+"""Settings: `ragstone.toml`, then `RAGSTONE_<SECTION>_<NAME>` from the environment, into frozen values. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from ragstone.errors import ConfigError
+
+FILE = "ragstone.toml"
+
+
+@dataclass(frozen=True)
+class Project:
+    store: str = "file://.ragstone/store"
+    """Where everything lives. A relative file path is below the project folder."""
+    source: str = "docs"
+    """The folder of documents that `ragstone stage` and `ragstone up` read."""
+    channel: str = "production"
+    """The channel that is served and promoted to."""
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """Documents whose path matches the glob belong to these groups; the last rule that matches wins."""
+
+    match: str
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    max_mb: float = 64.0
+    """A larger file is reported and skipped."""
+    max_seconds: float = 60.0
+    """Parsing one file may take this long."""
+    chunk_words: int = 180
+    """A chunk's length at most, in words. 180 English words are about 240 MiniLM tokens, of the 256 that it reads."""
+    strict: bool = False
+    """A file that can't be parsed ends the run."""
+    groups: tuple[GroupRule, ...] = ()
+    """Who may read what; a document that no rule names is in the group `public`."""
+
+
+@dataclass(frozen=True)
+class Train:
+    url: str = "local"
+    base: str = "minilm"
+    """The base model: a name of `ragstone models list`, or a folder in Sentence-Transformers' layout."""
+    minutes: float = 10.0
+    """Wall-clock bound of the optimisation; the best checkpoint so far is judged when it is reached. 0 turns training off."""
+    epochs: int = 3
+    seed: int = 17
+    margin: float = 0.02
+    """The lower bound of the held-out gain must exceed this. 0.02 separated true from false gains of questions made from the corpus alone."""
+
+
+@dataclass(frozen=True)
+class Index:
+    url: str = "local"
+
+
+@dataclass(frozen=True)
+class Retrieve:
+    top_k: int = 5
+    similarity_threshold: float = 0.75
+    """The calibrated probability of relevance that the best hit must reach, else the answer is an abstention."""
+    candidates: int = 200
+    """How many hits of each list, dense and keyword, are fused."""
+    dense_weight: float = 0.4
+    """The dense share of convex fusion; 0.4 was best on four of five judged collections, untuned."""
+
+
+@dataclass(frozen=True)
+class Serve:
+    url: str = "local://smollm2"
+    """`local://<weights>` runs llama.cpp here; `openai://host/v1?model=name` (or `openai+http://`) calls an OpenAI-compatible server."""
+    api_key: str = field(default="", repr=False)
+    """The key for an `openai` server; from RAGSTONE_SERVE_API_KEY rather than the file."""
+    timeout: float = 120.0
+    """Seconds until a generator's answer must be complete."""
+    max_tokens: int = 256
+    temperature: float = 0.0
+    slots: int = 2
+    """Answers generated at the same time by a local replica."""
+    context: int = 8192
+    """Tokens of context of a local replica, shared by its slots."""
+    threads: int = 0
+    """CPU threads of a local replica; 0 takes every core."""
+
+
+@dataclass(frozen=True)
+class Api:
+    host: str = "127.0.0.1"
+    port: int = 8801
+    max_body_kb: int = 1024
+
+
+@dataclass(frozen=True)
+class Edge:
+    url: str = "local"
+    host: str = "127.0.0.1"
+    port: int = 8800
+    origin: str = "http://127.0.0.1:8801"
+    ttl: int = 3600
+    """Seconds that an answer of the current release is served without asking the origin."""
+    release_check: float = 5.0
+    """The release pointer is read at most this often, in seconds."""
+    cache_mb: int = 256
+    timeout: float = 180.0
+
+
+@dataclass(frozen=True)
+class Access:
+    keys: str = ".ragstone/keys"
+    """Where the private signing key lies, below the project folder; never in the store."""
+    rpm: int = 600
+    tpm: int = 200_000
+    """Limits of a key that names none: requests and tokens a minute."""
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    otlp: str = ""
+    """An OTLP/HTTP endpoint for spans; empty sends none."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    folder: Path = field(default_factory=Path.cwd)
+    project: Project = Project()
+    corpus: Corpus = Corpus()
+    train: Train = Train()
+    index: Index = Index()
+    retrieve: Retrieve = Retrieve()
+    serve: Serve = Serve()
+    api: Api = Api()
+    edge: Edge = Edge()
+    access: Access = Access()
+    telemetry: Telemetry = Telemetry()
+
+    @property
+    def store_url(self) -> str:
+        """`project.store` with a relative file path made absolute below the project folder."""
+        prefix = "file://"
+        url = self.project.store
+        if url.startswith(prefix) and not url.startswith("file:///"):
+            return f"{prefix}{(self.folder / url.removeprefix(prefix)).resolve()}"
+        return url
+
+    @property
+    def keys_folder(self) -> Path:
+        return self.folder / self.access.keys
+
+
+SECTIONS = tuple(f.name for f in fields(Settings) if f.name != "folder")
+
+S = TypeVar("S")
+
+
+def load(folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of the project in `folder` (default: the current one). Raises `ConfigError` on an unknown or malformed setting."""
+    folder = (folder or Path.cwd()).resolve()
+    environment = os.environ if environment is None else environment
+    table = _read(folder / FILE)
+    unknown = sorted(set(table) - set(SECTIONS))
+    if unknown:
+        raise ConfigError(f"{folder / FILE} has an unknown section [{unknown[0]}]; there are {', '.join(SECTIONS)}")
+    types = get_type_hints(Settings)
+    sections = {name: _section(types[name], name, table.get(name, {}), folder / FILE, environment) for name in SECTIONS}
+    return Settings(folder=folder, **sections)
+
+
+def override(settings: Settings, section: str, **values: Any) -> Settings:
+    """A copy with some settings of one section replaced; None leaves a setting as it is (what a command line did not say)."""
+    given = {name: value for name, value in values.items() if value is not None}
+    changed: dict[str, Any] = {section: replace(getattr(settings, section), **given)}
+    return replace(settings, **changed)
+
+
+def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
+    """Where weights are kept between projects: RAGSTONE_CACHE, else XDG_CACHE_HOME/ragstone, else ~/.cache/ragstone."""
+    environment = os.environ if environment is None else environment
+    if environment.get("RAGSTONE_CACHE"):
+        return Path(environment["RAGSTONE_CACHE"])
+    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragstone"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def _section(kind: type[S], name: str, table: object, path: Path, environment: Mapping[str, str]) -> S:
+    """One section's value: the file's, overridden by the environment's, over the defaults."""
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: [{name}] must be a table, not {table!r}")
+    types = get_type_hints(kind)
+    unknown = sorted(set(table) - set(types))
+    if unknown:
+        raise ConfigError(f"{path}: [{name}] has no setting {unknown[0]!r}; there are {', '.join(types)}")
+    values = {key: _convert(value, types[key], f"{path}: {name}.{key}") for key, value in table.items()}
+    for key in types:
+        variable = f"RAGSTONE_{name}_{key}".upper()
+        if variable in environment:
+            values[key] = _convert(environment[variable], types[key], variable)
+    return kind(**values)
+
+
+def _convert(value: object, kind: object, where: str) -> object:
+    """The value as the setting's type; text from the environment is read as that type."""
+    try:
+        if kind is bool:
+            return _boolean(value)
+        if kind is int and not isinstance(value, bool):
+            return int(str(value))
+        if kind is float and not isinstance(value, bool):
+            return float(str(value))
+        if kind is str and isinstance(value, str):
+            return value
+        if kind == tuple[GroupRule, ...] and isinstance(value, list):
+            return tuple(GroupRule(match=str(rule["match"]), groups=tuple(map(str, rule["groups"]))) for rule in value)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(f"{where} = {value!r} is not {_words(kind)}")
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    return words[str(value).lower()]
+
+
+def _words(kind: object) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(kind, 'a list of {match = "glob", groups = ["name"]}') if isinstance(kind, type) else 'a list of {match = "glob", groups = ["name"]}'

@@ -1,0 +1,57 @@
+"""Indexes: dense and keyword search over the chunks of a snapshot, filtered by groups and metadata inside the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragstone.corpus import Chunk
+
+Vectors = NDArray[np.float32]
+"""Shape [n, dimensions], each row of length 1."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is searched for. `groups` are the caller's: a chunk is a candidate only if it shares one. `filter` must match metadata exactly."""
+
+    text: str
+    vector: NDArray[np.float32]
+    groups: tuple[str, ...]
+    limit: int = 200
+    """How many candidates of each list, dense and keyword."""
+    filter: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A chunk found by either list, with both raw scores: the cosine, and BM25 (0 when no word matches)."""
+
+    chunk: str
+    dense: float
+    keyword: float
+    in_dense: bool
+    """Whether it is among the `limit` best of the dense list (fusion scales each list by its own members)."""
+    in_keyword: bool
+
+
+class Index(Protocol):
+    """An opened index: immutable, safe to search from several threads. `tests/conformance/test_index.py` is the contract."""
+
+    digest: str
+
+    def __len__(self) -> int:
+        """How many chunks it holds."""
+
+    def search(self, query: Query) -> list[Candidate]:
+        """The union of the dense and the keyword list, each at most `query.limit` long; unordered."""
+
+    def chunks(self, ids: Sequence[str]) -> list[Chunk]:
+        """The chunks with these ids, in the order asked. Raises `IndexingError` on an id that is not there."""
+
+    def close(self) -> None:
+        """Release files and connections."""

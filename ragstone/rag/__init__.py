@@ -1,0 +1,80 @@
+"""Orchestration: from a conversation to an answer that rests on cited evidence, or an honest abstention."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from ragstone.access import Principal
+from ragstone.retrieve import Hit
+from ragstone.serve import Message, Sampling, Usage
+
+Basis = Literal["generated", "quoted", "abstained"]
+"""What the text is: the generator's sentences, each checked against its evidence; quotations of the evidence; or a refusal."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may ask of one answer. None takes the release's setting."""
+
+    top_k: int | None = None
+    similarity_threshold: float | None = None
+    filter: Mapping[str, str] = field(default_factory=dict)
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """All that an answer will rest on, known before a token is generated."""
+
+    release: str
+    question: str
+    """The question as searched: rewritten from the conversation when it leans on it."""
+    rewritten: bool
+    evidence: tuple[Hit, ...]
+    """The hits at or above the threshold, best first; empty means abstention."""
+    best: float
+    """The best hit's calibrated score, 0 when nothing was found."""
+    threshold: float
+    messages: tuple[Message, ...]
+    """The prompt."""
+    etag: str
+    """Digest of evidence in order, generator version, prompt and sampling: the answer's HTTP validator, quoted."""
+
+
+@dataclass(frozen=True)
+class Citation:
+    """`[number]` in the text: a passage of a document. `start` and `end` are character offsets into the document's text."""
+
+    number: int
+    chunk: str
+    document: str
+    title: str
+    path: tuple[str, ...]
+    start: int
+    end: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished answer; every `[n]` in `text` is a citation in `citations`."""
+
+    text: str
+    citations: tuple[Citation, ...]
+    basis: Basis
+    finish: str
+    usage: Usage
+    grounds: Grounds
+
+
+class Rag(Protocol):
+    """The orchestrator of one release. `tests/conformance/test_rag.py` is the contract."""
+
+    def prepare(self, conversation: Sequence[Message], principal: Principal, options: Options) -> Grounds:
+        """Retrieval only: what the answer would rest on. Synchronous and CPU-bound (milliseconds). Raises `RequestError`."""
+
+    def answer(self, grounds: Grounds, options: Options) -> AsyncIterator[str | Answer]:
+        """The text, sentence by sentence as each is found to be grounded, then the `Answer`. Raises `GeneratorError`."""

@@ -1,0 +1,136 @@
+"""A release names everything that answers a question, by digest; a channel names the release in force.
+
+A channel is a run of numbered records, each created once (put-if-absent). The highest number is current, the rest is the audit
+trail: promotion and rollback are one atomic create, and two that race can't both win.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from ragstone.errors import Conflict, ReleaseError
+from ragstone.store import Store
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Release:
+    """Snapshot + model + index + generator + retrieval settings + calibration + prompt. Equal parts are the same release."""
+
+    snapshot: str
+    model: str
+    index: str
+    generator: Mapping[str, int]
+    """Service versions as `name/version`, and each one's share of the traffic in percent."""
+    retrieval: Mapping[str, float]
+    """`top_k`, `similarity_threshold`, `candidates`, `dense_weight`."""
+    calibration: tuple[float, ...]
+    """The fitted map from a hit's raw scores to P(relevant); its meaning is `retrieve.Calibration`'s."""
+    prompt: str
+    note: str = field(default="", compare=False)
+    """Why it was made (the training verdict, say); no part of the id."""
+
+    @property
+    def id(self) -> str:
+        """`r-` and 12 hex digits of the digest of its parts."""
+        parts = asdict(self)
+        del parts["note"]
+        return "r-" + hashlib.sha256(canonical(parts)).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a channel's history: from `at` (Unix seconds) on, `release` was in force."""
+
+    channel: str
+    number: int
+    release: str
+    at: float
+    returns_to: int | None = None
+    """For a rollback: the number of the earlier record that it puts back in force."""
+
+
+def canonical(value: object) -> bytes:
+    """JSON with sorted keys and no spaces: equal values, equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def save(store: Store, release: Release) -> str:
+    """Store the release under its id, which it returns. Saving it again changes nothing."""
+    try:
+        store.create(f"releases/{release.id}.json", json.dumps(asdict(release), indent=1, sort_keys=True, ensure_ascii=False).encode())
+    except Conflict:
+        pass  # the same parts were saved before
+    return release.id
+
+
+def load(store: Store, id: str) -> Release:
+    """The release by its id. Raises `ReleaseError` when the store has none."""
+    if store.stat(f"releases/{id}.json") is None:
+        raise ReleaseError(f"there is no release {id!r} in {store.url}", "ragstone release list")
+    parts = json.loads(store.get(f"releases/{id}.json"))
+    return Release(**{**parts, "calibration": tuple(parts["calibration"])})
+
+
+def saved(store: Store) -> list[str]:
+    """The ids of all releases, sorted."""
+    return [stat.key.removeprefix("releases/").removesuffix(".json") for stat in store.list("releases/")]
+
+
+def history(store: Store, channel: str) -> list[Record]:
+    """Every record of the channel, oldest first."""
+    if not NAME.fullmatch(channel):
+        raise ReleaseError(f"{channel!r} is not a channel name: lower-case letters, digits and dashes are")
+    return [Record(**json.loads(store.get(stat.key))) for stat in store.list(f"channels/{channel}/")]
+
+
+def current(store: Store, channel: str) -> Record | None:
+    """The record in force, or None when nothing was promoted yet. Costs one listing and one read."""
+    last = None
+    for last in store.list(f"channels/{channel}/"):  # noqa: B007  the highest number is the last key
+        pass
+    return Record(**json.loads(store.get(last.key))) if last else None
+
+
+def resolve(store: Store, name: str) -> str:
+    """The release id that `name`, a channel or an id, stands for. Raises `ReleaseError`."""
+    if store.stat(f"releases/{name}.json"):
+        return name
+    record = current(store, name) if NAME.fullmatch(name) else None
+    if record is None:
+        raise ReleaseError(f"{name!r} is neither a channel nor a release of {store.url}", "ragstone release list")
+    return record.release
+
+
+def promote(store: Store, channel: str, id: str, *, returns_to: int | None = None) -> Record:
+    """Put release `id` in force on `channel`, atomically.
+
+    Raises `Conflict` when another promotion took the number first, `ReleaseError` when the release is not in the store.
+    """
+    load(store, id)
+    now = history(store, channel)
+    number = now[-1].number + 1 if now else 1
+    record = Record(channel, number, id, time.time(), returns_to)
+    try:
+        store.create(f"channels/{channel}/{number:08d}.json", json.dumps(asdict(record)).encode())
+    except Conflict as error:
+        raise Conflict(f"another promotion on {channel} won number {number}; look at it first", f"ragstone release list --channel {channel}") from error
+    return record
+
+
+def rollback(store: Store, channel: str) -> Record:
+    """Put the release before the current one back in force; called again, it goes back one more. Raises `ReleaseError` at the first."""
+    records = history(store, channel)
+    if not records:
+        raise ReleaseError(f"channel {channel} has no release to roll back", "ragstone up")
+    taken_back = records[-1].returns_to or records[-1].number
+    earlier = [record for record in records if record.number < taken_back and record.returns_to is None and record.release != records[-1].release]
+    if not earlier:
+        raise ReleaseError(f"channel {channel} has no release before {records[-1].release}", f"ragstone release list --channel {channel}")
+    return promote(store, channel, earlier[-1].release, returns_to=earlier[-1].number)

@@ -1,0 +1,124 @@
+"""A store in a folder of this machine: `file:///srv/ragstone`.
+
+Writes go to a temporary name beside their target, are synced, then renamed (`put`) or hard-linked (`create`, which fails when
+the name is taken: POSIX's put-if-absent). Names starting with `.tmp-` are never listed, so a killed writer leaves nothing visible.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from ragstone.errors import Conflict, NotFound, StoreError
+from ragstone.store import Stat
+
+TEMPORARY = ".tmp-"
+
+
+def connect(url: str) -> FileStore:
+    """The store at `file://<absolute path>`; the folder is made on first write."""
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise StoreError(f"{url} names the host {parts.netloc!r}; a file store is on this machine", f"file:///{parts.netloc}{parts.path}")
+    return FileStore(Path(unquote(parts.path)))
+
+
+class FileStore:
+    """Objects as files below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = f"file://{root}"
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        target = self._path(key)
+        temporary = self._write(target, data)
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+
+    def create(self, key: str, data: bytes) -> None:
+        target = self._path(key)
+        temporary = self._write(target, data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError as error:
+            raise Conflict(f"{key} is already in {self.url}") from error
+        finally:
+            temporary.unlink()
+        _sync_folder(target.parent)
+
+    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        with self.open(key) as file:
+            file.seek(start)
+            return file.read(-1 if end is None else max(0, end - start))
+
+    def open(self, key: str) -> BinaryIO:
+        try:
+            return self._path(key).open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise NotFound(f"{self.url} holds no {key}") from error
+
+    def stat(self, key: str) -> Stat | None:
+        path = self._path(key)
+        return Stat(key, path.stat().st_size) if path.is_file() else None
+
+    def list(self, prefix: str) -> Iterator[Stat]:
+        """Keys in the order of their bytes, as object stores list them."""
+        start = self.root / prefix if prefix.endswith("/") or not prefix else (self.root / prefix).parent
+        found = [
+            (Path(folder, name).relative_to(self.root).as_posix(), Path(folder, name))
+            for folder, _, names in os.walk(start)
+            for name in names
+            if not name.startswith(TEMPORARY)
+        ]
+        for key, path in sorted(found):
+            if key.startswith(prefix):
+                yield Stat(key, path.stat().st_size)
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    def folder(self, prefix: str) -> Path:
+        return self._path(prefix)
+
+    def _path(self, key: str) -> Path:
+        pure = PurePosixPath(key)
+        if not key or pure.is_absolute() or ".." in pure.parts or "\0" in key:
+            raise StoreError(f"{key!r} is not a key: a relative path without '..' is")
+        return self.root / pure
+
+    def _write(self, target: Path, data: bytes | Path) -> Path:
+        """The data in a synced temporary file beside `target`; a full disk leaves nothing behind."""
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
+        except OSError as error:
+            raise StoreError(f"can't write {target}: {error.strerror}") from error
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                else:
+                    file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StoreError(f"can't write {target}: {error.strerror}") from error
+        return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

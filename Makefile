@@ -1,0 +1,49 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` passes the tests.
+#
+# Dependencies are installed once per content of constraints.txt, into a shared folder (RAGSTONE_VENVS), because PyTorch is large;
+# .venv is a thin layer over it that holds this checkout.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+RAGSTONE_VENVS ?= $(HOME)/.cache/ragstone/venvs
+KEY := $(shell { cat constraints.txt; $(PYTHON) --version; } | sha256sum | cut -c1-12)
+DEPS := $(RAGSTONE_VENVS)/$(KEY)
+RUN := .venv/bin/python
+DEMO ?= demo
+DOCS ?=
+ASK ?=
+
+.PHONY: demo test check bench clean
+
+demo: .venv/.ready
+	@$(RUN) examples/demo.py --folder "$(DEMO)" --docs "$(DOCS)" --ask "$(ASK)"
+
+test: .venv/.ready
+	$(RUN) -m pytest
+
+check: .venv/.ready
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	PYTHONPATH=. .venv/bin/python -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+bench: .venv/.ready
+	$(RUN) -m benchmarks
+
+$(DEPS)/.ready:
+	@echo "installing dependencies into $(DEPS) (once; PyTorch makes it about 5 GB and a few minutes)"
+	rm -rf "$(DEPS)"
+	$(PYTHON) -m venv "$(DEPS)"
+	"$(DEPS)/bin/pip" install --quiet -c constraints.txt torch==2.13.0
+	"$(DEPS)/bin/pip" install --quiet -c constraints.txt setuptools '.[dev]'
+	"$(DEPS)/bin/pip" uninstall --quiet --yes ragstone
+	touch $@
+
+.venv/.ready: $(DEPS)/.ready pyproject.toml
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	"$(DEPS)/bin/python" -c "import site; print(site.getsitepackages()[0])" > "$$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/dependencies.pth"
+	.venv/bin/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache demo

@@ -1,0 +1,93 @@
+"""Processes that this one started: they end when it ends, however it ends, and are started again when they die."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SET_PARENT_DEATH_SIGNAL = 1  # prctl(2): PR_SET_PDEATHSIG
+STEADY = 30.0
+"""Seconds after which a process that dies is restarted at once again."""
+
+
+def spawn(arguments: Sequence[str], log: Path, *, nice: int = 0, folder: Path | None = None) -> subprocess.Popen[bytes]:
+    """`python -m ragstone <arguments>`, its output appended to `log`; on Linux it gets SIGTERM when this process dies."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ragstone", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            preexec_fn=_bound_to_parent(nice),
+        )
+
+
+def stop(process: subprocess.Popen[bytes], patience: float = 10.0) -> int:
+    """The exit status of the process after SIGTERM, or SIGKILL where that was not enough within `patience` seconds."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        return process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+@dataclass
+class Kept:
+    """A process that is to run all the time: `tend` starts it again when it is found dead, later each time it dies young."""
+
+    arguments: Sequence[str]
+    log: Path
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    deaths: int = 0
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+
+    def tend(self) -> int | None:
+        """Start it if it isn't running. Returns the exit status with which it was found dead, else None."""
+        if self.process is None:
+            return self._start()
+        status = self.process.poll()
+        if status is None:
+            return None
+        age = self.clock() - self.started
+        self.deaths = 0 if age > STEADY else self.deaths
+        if age < min(2.0**self.deaths - 1, STEADY):
+            return None  # it died young: wait before the next try
+        self.deaths += 1
+        self._start()
+        return status
+
+    def stop(self) -> None:
+        if self.process is not None:
+            stop(self.process)
+
+    def _start(self) -> None:
+        self.started = self.clock()
+        self.process = spawn(self.arguments, self.log, folder=self.folder)
+
+
+def _bound_to_parent(nice: int) -> Callable[[], None]:
+    """What the child runs before its program: follow the parent into death, step back in the queue for the CPU."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)  # the parent died between fork and prctl
+        os.nice(nice)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops us in order
+
+    return prepare

@@ -1,0 +1,27 @@
+import subprocess
+import sys
+
+import pytest
+
+from ragstone.connect import STAGES, built_in, connector
+from ragstone.errors import ConfigError
+
+
+def test_a_scheme_is_the_modules_name() -> None:
+    assert connector("store", "file:///tmp/x").__name__ == "ragstone.store.file"
+
+
+def test_an_unknown_scheme_names_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="no store connector for 'ftp': there is file"):
+        connector("store", "ftp://host/x")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_has_an_embedded_default(stage: str) -> None:
+    assert built_in(stage)
+
+
+def test_importing_ragstone_loads_nothing_heavy() -> None:
+    program = "import sys, ragstone; print(sorted(m for m in ('torch', 'numpy', 'onnxruntime', 'starlette') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
 
 from ragstone.config import Settings
 from ragstone.connect import connector
+from ragstone.wire import Message, Piece, Sampling, Usage
 
-
-@dataclass(frozen=True)
-class Message:
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to draw tokens; every field is part of an answer's identity."""
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Usage:
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some text, or the end: the last piece, and only it, carries `finish` (`stop` or `length`) and the usage."""
-
-    text: str = ""
-    finish: str | None = None
-    usage: Usage | None = None
+__all__ = ["Generator", "Message", "Piece", "Sampling", "Usage", "connect"]
 
 
 class Generator(Protocol):
@@ -48,8 +18,11 @@ class Generator(Protocol):
     version: str
     """What generates, by digest: the same weights, engine settings and template give the same version."""
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Piece]:
-        """The answer, piece by piece. Raises `GeneratorError` (retryable only before the first piece); closing the iterator stops the generation."""
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[Piece, None]:
+        """The answer, piece by piece. Raises `GeneratorError` (retryable only before the first piece).
+
+        Closing it stops the generation: `async with contextlib.aclosing(generator.stream(...)) as pieces`.
+        """
 
     async def start(self) -> None:
         """Be ready to answer: returns when the first token could be served. Raises `GeneratorError`."""

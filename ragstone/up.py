@@ -1,0 +1,165 @@
+"""`ragstone up`: build what is missing, keep origin and edge running, train in the background, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from ragstone import access, project
+from ragstone.children import Kept, spawn, stop
+from ragstone.config import Settings
+from ragstone.errors import AccessError, ConfigError, RagstoneError
+from ragstone.show import Show
+from ragstone.store import Store
+
+START = 90.0
+"""Seconds that origin and edge may take until they answer; on two busy cores it was 2 to 20."""
+
+LOCAL_KEY = "local.token"
+
+
+def up(settings: Settings, store: Store, show: Show) -> None:
+    """Serve until interrupted. Raises `ConfigError` when a port is taken, `RagstoneError` when a process does not start."""
+    began = time.monotonic()
+    for section, host, port in (("api", settings.api.host, settings.api.port), ("edge", settings.edge.host, settings.edge.port)):
+        _must_be_free(section, host, port)
+    release = project.build(settings, store, show)
+    token = local_key(settings, store)
+    with _interruptible(), _running(settings, show) as kept:
+        _wait_ready(settings, kept)
+        show.say(f"ready after {time.monotonic() - began:.0f} s: {settings.project.channel} is {release.id}\n")
+        show.say(_greeting(settings, token))
+        _tend(settings, kept, show)
+
+
+def local_key(settings: Settings, store: Store) -> Path:
+    """The file with this machine's own API key, made when there is none that still works. It may read every group of the settings."""
+    path = settings.keys_folder / LOCAL_KEY
+    groups = tuple(sorted({"public", *(group for rule in settings.corpus.groups for group in rule.groups)}))
+    if path.is_file() and _works(store, path.read_text().strip(), groups):
+        return path
+    limits = settings.access
+    token, _ = access.create(settings.keys_folder, store, tenant="local", groups=groups, rpm=limits.rpm, tpm=limits.tpm, expires=0)
+    temporary = path.with_suffix(".new")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(token)
+    temporary.replace(path)
+    return path
+
+
+def _works(store: Store, token: str, groups: tuple[str, ...]) -> bool:
+    try:
+        return access.Verifier(store).verify(token).groups == groups
+    except AccessError:
+        return False
+
+
+def _must_be_free(section: str, host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            hint = f"RAGSTONE_{section.upper()}_PORT={port + 100} ragstone up"
+            raise ConfigError(f"{section}.port = {port} on {host} can't be used: {error.strerror}", hint) from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends `up` as Ctrl-C does: in order."""
+
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _running(settings: Settings, show: Show) -> Iterator[tuple[Kept, Kept]]:
+    """Origin and edge as processes; both are stopped, the edge first so that it drains, whatever happens."""
+    logs = settings.folder / ".ragstone" / "logs"
+    origin = Kept(["serve", "--port", str(settings.api.port)], logs / "origin.log", settings.folder)
+    origin_url = f"http://{settings.api.host}:{settings.api.port}"
+    edge = Kept(["edge", "--port", str(settings.edge.port), "--origin", origin_url], logs / "edge.log", settings.folder)
+    try:
+        origin.tend()
+        edge.tend()
+        yield origin, edge
+    except KeyboardInterrupt:
+        show.say("\nstopping")
+    finally:
+        edge.stop()
+        origin.stop()
+
+
+def _wait_ready(settings: Settings, kept: tuple[Kept, Kept]) -> None:
+    until = time.monotonic() + START
+    urls = (f"http://{settings.api.host}:{settings.api.port}/readyz", f"http://{settings.edge.host}:{settings.edge.port}/healthz")
+    for child, url in zip(kept, urls, strict=True):
+        while not _answers(url):
+            died = child.process is not None and child.process.poll() is not None
+            if died or time.monotonic() > until:
+                why = "ended" if died else f"does not answer on {url} after {START:.0f} s"
+                raise RagstoneError(f"`ragstone {child.arguments[0]}` {why}: {_last_line(child.log)}", f"less {child.log}")
+            time.sleep(0.1)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
+
+
+def _tend(settings: Settings, kept: tuple[Kept, Kept], show: Show) -> None:
+    """Restart what dies, and train beside it once, until interrupted."""
+    trainer = None
+    if settings.train.minutes > 0:
+        show.say("training in the background; questions are answered by the model in force meanwhile")
+        limits = ["--minutes", str(settings.train.minutes), "--epochs", str(settings.train.epochs)]
+        trainer = spawn(["train", *limits], None, nice=10, folder=settings.folder)
+    try:
+        while True:
+            for child in kept:
+                status = child.tend()
+                if status is not None:
+                    show.say(f"`ragstone {child.arguments[0]}` ended with status {status} and was started again; see {child.log}")
+            if trainer is not None and trainer.poll() is not None:
+                if trainer.returncode:
+                    show.say(f"training ended with status {trainer.returncode}; the model in force stays. Go on with: ragstone train")
+                trainer = None
+            time.sleep(0.5)
+    finally:
+        if trainer is not None:
+            stop(trainer)
+
+
+def _greeting(settings: Settings, token: Path) -> str:
+    url = f"http://{settings.edge.host}:{settings.edge.port}"
+    key = os.path.relpath(token) if sys.stdout.isatty() else token
+    body = '{"model": "%s", "messages": [{"role": "user", "content": "YOUR QUESTION"}]}' % settings.project.channel
+    return (
+        f"{url}/v1 speaks OpenAI's API. Try:\n\n"
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+        f'    -H "Authorization: Bearer $(cat {key})" \\\n'
+        f"    -d '{body}'\n"
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Advance = Callable[[int], None]
-"""Called with how many units were done in all so far."""
+
+class Advance(Protocol):
+    """Called with how many units were done in all so far, and with how many there are once that is known."""
+
+    def __call__(self, done: int, total: int | None = None) -> None: ...
 
 
 class Show(Protocol):
@@ -16,7 +19,7 @@ class Show(Protocol):
     def say(self, text: str) -> None:
         """One line."""
 
-    def bar(self, label: str, total: int) -> AbstractContextManager[Advance]:
+    def bar(self, label: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """A bar over `total` units while the work inside runs."""
 
 
@@ -27,8 +30,8 @@ class Silence:
         pass
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Advance]:
-        yield lambda done: None
+    def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:
+        yield lambda done, total=None: None
 
 
 class Terminal:
@@ -43,10 +46,10 @@ class Terminal:
         self.console.print(text, markup=False)
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Advance]:
+    def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
-            task = progress.add_task(label, total=total or None)
-            yield lambda done: progress.update(task, completed=done)
+            task = progress.add_task(label, total=total)
+            yield lambda done, total=None: progress.update(task, completed=done, total=total)

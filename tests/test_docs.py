@@ -1,0 +1,78 @@
+"""The docs say what the code does: every setting and command is described, links resolve, examples run."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+import typer.main
+
+import ragstone
+from ragstone import cli, config
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+SETTINGS = [(section, field) for section in config.SECTIONS for field in fields(type(getattr(config.Settings(), section)))]
+
+
+def commands(group: click.Command, path: tuple[str, ...] = ("ragstone",)) -> list[tuple[str, click.Command]]:
+    children = getattr(group, "commands", {})
+    if not children:
+        return [(" ".join(path), group)]
+    return [found for name, child in children.items() for found in commands(child, (*path, name))]
+
+
+COMMANDS = commands(typer.main.get_command(cli.app))
+
+
+@pytest.mark.parametrize(("section", "field"), SETTINGS, ids=lambda value: getattr(value, "name", value))
+def test_every_setting_is_described_with_its_default(section: str, field: object) -> None:
+    name = getattr(field, "name", "")
+    default = getattr(getattr(config.Settings(), section), name)
+    row = re.search(rf"^\| `{section}\.{name}` \| `?([^|`]*)`? \| (.+) \|$", (ROOT / "docs/settings.md").read_text(), re.M)
+    assert row, f"docs/settings.md has no row for {section}.{name}"
+    shown = {True: "true", False: "false"}[default] if isinstance(default, bool) else str(list(default) if isinstance(default, tuple) else default)
+    assert row[1].strip() == shown
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_and_option_is_described(name: str, command: click.Command) -> None:
+    page = (ROOT / "docs/commands.md").read_text()
+    section = re.search(rf"^## `{name}[` ](.*?)(?=^## |\Z)", page, re.M | re.S)
+    assert section, f"docs/commands.md has no section for {name}"
+    for parameter in command.params:
+        for option in parameter.opts if isinstance(parameter, click.Option) else []:
+            assert option == "--help" or option in section[0], f"{name} {option}"
+    assert command.help, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+MODULES = sorted(module.name for module in pkgutil.walk_packages(ragstone.__path__, "ragstone.") if not module.name.endswith("__main__"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_has_a_docstring(name: str) -> None:
+    module = importlib.import_module(name)
+    tree = ast.parse(inspect.getsource(module))
+    assert ast.get_docstring(tree), f"{name} does not say what it does"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            plain = isinstance(node, ast.ClassDef) and "Error" in name or name == "ragstone.errors"
+            assert plain or ast.get_docstring(node), f"{name}.{node.name} has no docstring"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ragstone.connect import connector
 from ragstone.corpus.pairs import Pair
 
 
@@ -27,6 +30,11 @@ class Recipe:
     """Shares of the tuned weights in each candidate; the rest is the base."""
     seed: int = 17
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings, in hex."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -38,8 +46,17 @@ class Progress:
     seconds_left: float
 
 
+Report = Callable[[Progress], None]
+
+
 class Trainer(Protocol):
     """`tests/conformance/test_train.py` is the contract."""
 
-    def train(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Callable[[Progress], None]) -> dict[float, Path]:
-        """Candidate model folders below `work`, by interpolation. Resumes from the checkpoint in `work` if there is one. Raises `TrainError`."""
+    def train(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Report) -> dict[float, Path]:
+        """Candidate model folders below `work`, by interpolation. Resumes from a checkpoint in `work`. Raises `TrainError`."""
+
+
+def connect(url: str) -> Trainer:
+    """The trainer behind `url`: `local` trains in this process."""
+    trainer: Trainer = connector("train", url).connect(url)
+    return trainer

@@ -1,0 +1,300 @@
+"""Training in this process: PyTorch on the CPU, or on a CUDA device where there is one. Only safetensors are ever read.
+
+The loss is multiple-negatives ranking: each question must find its own passage among those of its batch and their hard negatives.
+A passage that the base model puts nearer to the question than its own is left out (the GISTEmbed rule, arXiv 2402.16829): it is
+likely an answer too. The run is cut to fit its minutes, and continues from its last checkpoint after Ctrl-C or a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ragstone import embedder
+from ragstone.corpus.pairs import Pair, digest
+from ragstone.errors import TrainError
+from ragstone.train import Progress, Recipe, Report
+
+try:
+    import torch
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file, save_file
+    from tokenizers import Tokenizer
+    from torch import Tensor
+    from transformers import AutoModel
+except ImportError as missing:
+    raise TrainError(f"training needs {missing.name}, which is not installed", "pip install 'ragstone[train]'") from missing
+
+CHECKPOINT_STEPS = 20
+CHECKPOINT_SECONDS = 30.0
+FROZEN = "embeddings.word_embeddings"
+"""Half of MiniLM's weights. A few thousand pairs touch each word too rarely to move it well; a checkpoint is half as big."""
+
+
+class LocalTrainer:
+    """Trains here and now; nothing is kept between calls but the files in `work`."""
+
+    def train(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Report) -> dict[float, Path]:
+        """Candidate model folders below `work`, by interpolation. Resumes from a checkpoint in `work`. Raises `TrainError`."""
+        if not pairs:
+            raise TrainError("there are no pairs to train on", "add documents and run `ragstone up` again")
+        work.mkdir(parents=True, exist_ok=True)
+        run = _Run(_complete(base, work), pairs, recipe, work)
+        run.resume()
+        try:
+            run.optimise(progress)
+        except KeyboardInterrupt:
+            run.save()
+            raise
+        run.save()
+        return run.candidates()
+
+
+def connect(url: str) -> LocalTrainer:
+    """The trainer; `url` says no more than `local`."""
+    return LocalTrainer()
+
+
+class _Run:
+    """A model on its way: weights, optimiser, and how far it is."""
+
+    def __init__(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path) -> None:
+        torch.manual_seed(recipe.seed)
+        self.base, self.pairs, self.recipe, self.work = base, pairs, recipe, work
+        self.card = _card(base)
+        self.identity = f"{embedder.digest(base)} {digest(pairs)} {recipe.digest}"
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = Encoder(base, self.card, self.device)
+        self.learned = {name: weight for name, weight in self.encoder.model.named_parameters() if FROZEN not in name}
+        for name, weight in self.encoder.model.named_parameters():
+            weight.requires_grad_(name in self.learned)
+        self.optimiser = torch.optim.AdamW(self.learned.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.step = 0
+        self.seconds = 0.0
+        self.saved = -1
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run will have: the recipe's, or as many as fit in its minutes at the pace seen so far."""
+        planned = self.recipe.epochs * max(1, len(self.pairs) // self.recipe.batch)
+        if self.step < 5:
+            return planned
+        return min(planned, max(self.step, int(60 * self.recipe.minutes * self.step / self.seconds)))
+
+    def optimise(self, progress: Report) -> None:
+        """Take the steps that are left, saving now and then."""
+        began = saved_at = time.monotonic()
+        spent = self.seconds
+        guide = self._guide() if self.step < self.steps else {}
+        while self.step < self.steps:
+            loss = self._take(guide)
+            self.step += 1
+            now = time.monotonic()
+            self.seconds = spent + now - began
+            progress(Progress(self.step, self.steps, loss, self.seconds / self.step * (self.steps - self.step)))
+            if self.step % CHECKPOINT_STEPS == 0 or now - saved_at > CHECKPOINT_SECONDS:
+                self.save()
+                saved_at = time.monotonic()
+
+    def _take(self, guide: Mapping[str, Tensor]) -> float:
+        """One step. Raises `TrainError` when the loss is no number any more: no later step could mend that."""
+        torch.manual_seed(1_000_003 * self.recipe.seed + self.step)  # a resumed run drops out the same units
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate * rate(self.step, self.steps, self.recipe.warmup)
+        self.encoder.model.train()
+        loss = self._loss(self._batch(), guide)
+        if not torch.isfinite(loss):
+            raise TrainError(f"the loss is {loss.item()} at step {self.step + 1}", "keep the base model: ragstone up --minutes 0")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.learned.values(), 1.0)
+        self.optimiser.step()
+        return float(loss.item())
+
+    def _batch(self) -> list[Pair]:
+        """The pairs of this step; every epoch has an order of its own."""
+        size = min(self.recipe.batch, len(self.pairs))
+        epoch, place = divmod(self.step, max(1, len(self.pairs) // size))
+        order = random.Random(f"{self.recipe.seed} {epoch}").sample(range(len(self.pairs)), len(self.pairs))
+        return [self.pairs[at] for at in order[place * size : (place + 1) * size]]
+
+    def _loss(self, batch: Sequence[Pair], guide: Mapping[str, Tensor]) -> Tensor:
+        """Cross entropy of each question over the batch's passages, those left out that may answer it too."""
+        passages = [pair.positive for pair in batch] + [text for pair in batch for text in pair.negatives]
+        questions = self.encoder.encode([pair.question for pair in batch], self.recipe.query_tokens, self.card.query_prefix)
+        documents = self.encoder.encode(passages, self.recipe.document_tokens, self.card.document_prefix)
+        near = torch.stack([guide[pair.question] for pair in batch]) @ torch.stack([guide[text] for text in passages]).T
+        own = torch.eye(len(batch), len(passages), dtype=torch.bool)
+        left_out = (near >= near.diagonal().unsqueeze(1)) & ~own
+        scores = self.recipe.scale * (questions @ documents.T)
+        scores = scores.masked_fill(left_out.to(self.device), -math.inf)
+        return torch.nn.functional.cross_entropy(scores, torch.arange(len(batch), device=self.device))
+
+    def _guide(self) -> dict[str, Tensor]:
+        """The base model's vector of every text, made once and kept in `work`."""
+        path = self.work / "guide.safetensors"
+        questions = list(dict.fromkeys(pair.question for pair in self.pairs))
+        passages = list(dict.fromkeys(text for pair in self.pairs for text in (pair.positive, *pair.negatives)))
+        kept = _read(path, self.identity)
+        if kept is None:
+            frozen = Encoder(self.base, self.card, self.device)
+            tensors = {
+                "questions": frozen.encode_all(questions, self.recipe.query_tokens, self.card.query_prefix),
+                "passages": frozen.encode_all(passages, self.recipe.document_tokens, self.card.document_prefix),
+            }
+            _write(path, tensors, {"identity": self.identity})
+            kept = tensors, {}
+        return dict(zip(questions + passages, (*kept[0]["questions"], *kept[0]["passages"]), strict=True))
+
+    def save(self) -> None:
+        """Write the checkpoint: beside the old one, then in its place, so that a kill leaves one of the two whole."""
+        if self.step in (0, self.saved):
+            return
+        tensors = {f"weight/{name}": weight.detach() for name, weight in self.learned.items()}
+        for name, weight in self.learned.items():
+            state = self.optimiser.state[weight]
+            tensors |= {f"first/{name}": state["exp_avg"], f"second/{name}": state["exp_avg_sq"]}
+        told = {"identity": self.identity, "step": str(self.step), "seconds": repr(self.seconds)}
+        _write(self.work / "checkpoint.safetensors", tensors, told)
+        self.saved = self.step
+
+    def resume(self) -> None:
+        """Continue the run that `work` has a checkpoint of, if it had the same base, pairs and recipe."""
+        kept = _read(self.work / "checkpoint.safetensors", self.identity)
+        if kept is None:
+            return
+        tensors, told = kept
+        self.step = self.saved = int(told["step"])
+        self.seconds = float(told["seconds"])
+        with torch.no_grad():
+            for name, weight in self.learned.items():
+                weight.copy_(tensors[f"weight/{name}"])
+                self.optimiser.state[weight] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": tensors[f"first/{name}"].to(self.device),
+                    "exp_avg_sq": tensors[f"second/{name}"].to(self.device),
+                }
+
+    def candidates(self) -> dict[float, Path]:
+        """A complete model folder for each interpolation between the base and the tuned weights."""
+        return {share: self._candidate(share) for share in self.recipe.interpolations}
+
+    def _candidate(self, share: float) -> Path:
+        folder = self.work / f"candidate-{share:g}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        weights: dict[str, Tensor] = load_file(self.base / "model.safetensors")
+        for name, tuned in self.learned.items():
+            key = name if name in weights else f"bert.{name}"
+            mixed = torch.lerp(weights[key].float(), tuned.detach().float().cpu(), share)
+            weights[key] = mixed.to(weights[key].dtype).contiguous()
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        for name in ("tokenizer.json", "config.json"):
+            shutil.copyfile(self.base / name, folder / name)
+        lineage = {
+            "base": embedder.digest(self.base),
+            "pairs": digest(self.pairs),
+            "recipe": asdict(self.recipe),
+            "steps": self.step,
+            "share": share,
+        }
+        embedder.finish(folder, replace(self.card, name=f"{self.card.name}-tuned", base=lineage["base"], lineage=lineage))
+        return folder
+
+
+class Encoder:
+    """A model folder in PyTorch: texts in, unit vectors out, pooled as the card says, with gradients when the model is in training."""
+
+    def __init__(self, folder: Path, card: embedder.Card, device: torch.device) -> None:
+        self.card, self.device = card, device
+        model = AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        self.model: Any = model.to(device)
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.half = _half(device)
+
+    def encode(self, texts: Sequence[str], tokens: int, prefix: str = "") -> Tensor:
+        """float32 [n, dimensions] on the device; a text is cut to `tokens` tokens."""
+        self.tokenizer.enable_truncation(min(tokens, self.card.max_tokens))
+        self.tokenizer.enable_padding()
+        read = self.tokenizer.encode_batch([prefix + text for text in texts])
+        ids = torch.tensor([one.ids for one in read], device=self.device)
+        mask = torch.tensor([one.attention_mask for one in read], device=self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        states = states.float()
+        weight = mask.unsqueeze(-1).float()
+        pooled = states[:, 0] if self.card.pooling == "cls" else (states * weight).sum(1) / weight.sum(1)
+        return torch.nn.functional.normalize(pooled, dim=1)
+
+    def encode_all(self, texts: Sequence[str], tokens: int, prefix: str = "") -> Tensor:
+        """The same for any number of texts, without gradients, on the CPU; texts of like length go together."""
+        self.model.eval()
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+        vectors = torch.empty(len(texts), self.card.dimensions)
+        with torch.inference_mode():
+            for start in range(0, len(order), 32):
+                batch = order[start : start + 32]
+                vectors[batch] = self.encode([texts[at] for at in batch], tokens, prefix).cpu()
+        return vectors
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """The share of the learning rate at a step: it rises over the warm-up and falls along a cosine.
+
+    >>> [round(rate(step, 100, 0.1), 2) for step in (0, 9, 10, 55, 99)]
+    [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def _half(device: torch.device) -> bool:
+    """Whether bfloat16 is faster here: emulated on an older CPU it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def _card(folder: Path) -> embedder.Card:
+    return embedder.Card(**json.loads((folder / "card.json").read_text(encoding="utf-8")))
+
+
+def _complete(base: Path, work: Path) -> Path:
+    """The base as a complete model folder; one in Sentence-Transformers' layout is prepared below `work`."""
+    if (base / "card.json").is_file():
+        return base
+    prepared = work / "base"
+    shutil.rmtree(prepared, ignore_errors=True)
+    embedder.prepare(base, prepared, name=base.name, base=base.name)
+    return prepared
+
+
+def _write(path: Path, tensors: dict[str, Tensor], told: dict[str, str]) -> None:
+    """Tensors and what is told of them, at `path` whole or not at all."""
+    fresh = path.with_suffix(".new")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh, metadata=told)
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _read(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """What `_write` left for this identity; None when there is nothing, or of another run, or it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told: dict[str, str] = file.metadata() or {}
+            if told.get("identity") != identity:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}, told  # noqa: SIM118  not a dictionary
+    except (OSError, SafetensorError):
+        return None

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import PurePosixPath
 from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
 
-from ragstone.config import Settings
+from ragstone.config import Settings, override
 from ragstone.connect import connector
+from ragstone.errors import Conflict
+from ragstone.store import Store
 from ragstone.wire import Message, Piece, Sampling, Usage
 
-__all__ = ["Generator", "Message", "Piece", "Sampling", "Usage", "connect"]
+__all__ = ["Generator", "Message", "Piece", "Sampling", "Usage", "connect", "deployed", "register"]
 
 
 class Generator(Protocol):
@@ -38,3 +45,32 @@ def connect(settings: Settings) -> Generator:
     """The generator behind `serve.url`, not yet started."""
     generator: Generator = connector("serve", settings.serve.url).connect(settings)
     return generator
+
+
+DEPLOYMENT = ("url", "max_tokens", "temperature", "slots", "context")
+"""The settings that make a service version; the key and the time-out belong to the machine that runs it."""
+
+
+def register(store: Store, settings: Settings) -> str:
+    """`name/version` of the generator behind `serve.url`, with its deployment in the store as it was asked for."""
+    service = f"{_name(settings.serve.url)}/{connect(settings).version[:12]}"
+    deployment = {name: getattr(settings.serve, name) for name in DEPLOYMENT}
+    with contextlib.suppress(Conflict):  # the same version was registered before
+        store.create(f"services/{service}.json", json.dumps(deployment, indent=1).encode())
+    return service
+
+
+def deployed(store: Store, service: str, settings: Settings) -> Settings:
+    """The settings that service version `name/version` was registered with, over those of this machine. Raises `NotFound`."""
+    return override(settings, "serve", **json.loads(store.get(f"services/{service}.json")))
+
+
+def _name(url: str) -> str:
+    """What a service is called: the model that the URL asks for, else its last part.
+
+    >>> _name("local://smollm2"), _name("openai://host/v1?model=Qwen/Qwen3-8B")
+    ('smollm2', 'qwen-qwen3-8b')
+    """
+    parts = urlsplit(url)
+    model = parse_qs(parts.query).get("model", [PurePosixPath(parts.path).stem or parts.netloc])[0]
+    return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-") or "service"

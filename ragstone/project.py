@@ -1,0 +1,308 @@
+"""The pipeline: each step returns what it made, names it by digest, and does nothing when that is there already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ragstone import release as releases
+from ragstone import store as stores
+from ragstone.config import Settings
+from ragstone.connect import connector
+from ragstone.corpus import Chunk, Snapshot
+from ragstone.errors import Conflict, CorpusError
+from ragstone.release import Release, canonical
+from ragstone.show import Show
+from ragstone.store import Store
+
+if TYPE_CHECKING:
+    from ragstone.corpus.pairs import Mined, Search
+    from ragstone.corpus.stage import Listing
+    from ragstone.embedder import Embedder
+    from ragstone.evaluate import Verdict
+    from ragstone.index import Index, Vectors
+    from ragstone.retrieve import Calibration, Hit, Retriever
+    from ragstone.train import Recipe
+
+RAW = "raw"
+
+
+def store_of_raw(destination: str) -> str:
+    """The store's URL from that of its `raw/` folder: what `ragstone cp` is given.
+
+    >>> store_of_raw("oss://bucket/raw/")
+    'oss://bucket'
+    """
+    store, _, last = destination.rstrip("/").rpartition("/")
+    if last != RAW:
+        raise CorpusError(f"{destination} is not the {RAW}/ folder of a store", f"ragstone cp -r ./data {destination.rstrip('/')}/{RAW}/")
+    return store
+
+
+def stage(settings: Settings, store: Store, show: Show) -> Listing:
+    """The listing of the source folder, all its content in the store."""
+    from ragstone.corpus import stage as staging
+
+    with show.bar("stage") as advance:
+        listing = staging.stage(store, settings.folder / settings.project.source, advance)
+    done = listing.summary
+    show.say(f"stage     copied {done.copied}, skipped {done.skipped}, deleted {done.deleted}")
+    for failure in listing.failures:
+        show.say(f"  skipped {failure.path}: {failure.reason}")
+    return listing
+
+
+def snapshot(settings: Settings, store: Store, show: Show) -> str:
+    """The digest of the snapshot of what is staged."""
+    from ragstone.corpus import snapshot as snapshots
+    from ragstone.corpus import stage as staging
+
+    listing = staging.latest(store)
+    if listing is None:
+        raise CorpusError(f"nothing is staged in {store.url}", "ragstone stage ./docs")
+    with show.bar("parse") as advance:
+        return snapshots.build(store, listing, settings.corpus, advance)
+
+
+def incumbent(settings: Settings, store: Store, show: Show) -> str:
+    """The digest of the model in force on the channel, or of the base model when there is none."""
+    record = releases.current(store, settings.project.channel)
+    model = releases.load(store, record.release).model if record else ""
+    return model if model and stores.published(store, f"models/{model}") else base(settings, store, show)
+
+
+def base(settings: Settings, store: Store, show: Show) -> str:
+    """The digest of the base model, prepared from its weights and published."""
+    from ragstone import embedder
+
+    with _folder() as folder:
+        digest = embedder.prepare(pull(settings.train.base, show), folder, name=settings.train.base, base=settings.train.base)
+        stores.publish(store, f"models/{digest}", folder)
+    return digest
+
+
+def pull(name: str, show: Show) -> Path:
+    """Where the weights are, got first when the cache lacks them."""
+    from ragstone import weights
+
+    return weights.pull(name, show.say)
+
+
+def index(store: Store, snapshot: str, model: str, show: Show) -> str:
+    """The digest of the local index of a snapshot under a model."""
+    from ragstone.corpus import snapshot as snapshots
+    from ragstone.index import local
+
+    digest = hashlib.sha256(canonical([snapshot, model, local.FORMAT])).hexdigest()
+    if stores.published(store, f"indexes/{digest}"):
+        return digest
+    chunks = snapshots.load(store, snapshot).chunks
+    with show.bar("encode", len(chunks)) as advance:
+        vectors = open_model(store, model).documents([chunk.context for chunk in chunks], advance)
+    with _folder() as folder:
+        local.build(folder, chunks, vectors)
+        stores.publish(store, f"indexes/{digest}", folder)
+    show.say(f"index     {len(chunks)} chunks under model {model[:12]}")
+    return digest
+
+
+def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index: str, show: Show) -> Calibration:
+    """The map from raw scores to P(relevant), fitted once for an index and its fusion."""
+    from ragstone.corpus import pairs
+    from ragstone.corpus import snapshot as snapshots
+    from ragstone.evaluate import fit_calibration
+    from ragstone.retrieve import Calibration
+
+    weights = settings.retrieve
+    key = f"calibrations/{_digest([index, weights.candidates, weights.dense_weight, weights.similarity_threshold])}.json"
+    if store.stat(key):
+        return Calibration(tuple(json.loads(store.get(key))["coefficients"]))
+    mined = pairs.mine(snapshots.load(store, snapshot).chunks, seed=settings.train.seed)
+    retriever = _retriever(settings, _open_index(store, index), open_model(store, model), Calibration.default())
+    fit = fit_calibration(retriever, [question.text for question in mined.questions], threshold=weights.similarity_threshold)
+    report = {"answered": fit.answered, "refused": fit.refused, "questions": fit.questions, "foreign": fit.foreign}
+    _create(store, key, {"coefficients": fit.calibration.coefficients, **report})
+    show.say(
+        f"calibrate at {weights.similarity_threshold} {fit.answered:.0%} of {fit.questions} questions made from the corpus are answered, "
+        f"{fit.refused:.0%} of {fit.foreign} foreign ones refused"
+    )
+    return fit.calibration
+
+
+def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: str, show: Show) -> Release:
+    """The release of a snapshot under a model, with all its parts in the store."""
+    from ragstone import serve
+    from ragstone.rag import local as rag
+
+    digest = index(store, snapshot, model, show)
+    calibration = calibrate(settings, store, snapshot, model, digest, show)
+    release = Release(
+        snapshot=snapshot,
+        model=model,
+        index=digest,
+        generator={serve.register(store, settings): 100},
+        retrieval={name: getattr(settings.retrieve, name) for name in ("top_k", "similarity_threshold", "candidates", "dense_weight")},
+        calibration=calibration.coefficients,
+        prompt=rag.PROMPT,
+        note=note,
+    )
+    releases.save(store, release)
+    return release
+
+
+def build(settings: Settings, store: Store, show: Show) -> Release:
+    """The release of the source folder as it is now under the model in force, promoted unless a person rolled it back."""
+    stage(settings, store, show)
+    digest = snapshot(settings, store, show)
+    release = assemble(settings, store, digest, incumbent(settings, store, show), "built", show)
+    records = releases.history(store, settings.project.channel)
+    if records and records[-1].release == release.id:
+        return release
+    if records and records[-1].returns_to and records[-2].release == release.id:
+        show.say(f"release   {release.id} was rolled back and stays so; to put it in force: ragstone release promote {release.id}")
+        return releases.load(store, records[-1].release)
+    releases.promote(store, settings.project.channel, release.id)
+    show.say(f"release   {release.id} is in force on {settings.project.channel}")
+    return release
+
+
+def train(settings: Settings, store: Store, show: Show, *, promote: bool = True) -> Verdict:
+    """The verdict over models trained on the newest snapshot; the winner is published and, with `promote`, put in force.
+
+    A verdict is kept: the same snapshot, base and recipe are not trained twice. A killed run goes on from its checkpoint.
+    """
+    from ragstone.corpus import pairs
+    from ragstone.corpus import snapshot as snapshots
+    from ragstone.evaluate import Verdict
+
+    digest = snapshot(settings, store, show)
+    recipe = _recipe(settings)
+    key = f"verdicts/{_digest([digest, settings.train.base, asdict(recipe), asdict(settings.retrieve), settings.train.margin])}.json"
+    if store.stat(key):
+        return Verdict(**json.loads(store.get(key))["verdict"])
+    chunks = snapshots.load(store, digest).chunks
+    mined = pairs.mine(chunks, seed=recipe.seed)
+    if mined.unsuitable:
+        verdict, model = Verdict(promoted=False, reason=mined.unsuitable), ""
+    else:
+        verdict, model = _train_and_judge(settings, store, chunks, mined, recipe, digest, show)
+    _create(store, key, {"verdict": asdict(verdict), "model": model, "snapshot": digest})
+    if verdict.promoted and promote:
+        _put_in_force(settings, store, digest, model, str(verdict), show)
+    return verdict
+
+
+def open_model(store: Store, digest: str) -> Embedder:
+    """The embedding model by digest."""
+    from ragstone.embedder import Embedder
+
+    return Embedder(stores.fetch(store, f"models/{digest}"), digest)
+
+
+def _train_and_judge(
+    settings: Settings, store: Store, chunks: Sequence[Chunk], mined: Mined, recipe: Recipe, snapshot: str, show: Show
+) -> tuple[Verdict, str]:
+    """The verdict, and the digest of the published winner or nothing."""
+    from ragstone.corpus import pairs
+    from ragstone.embedder import Embedder
+    from ragstone.evaluate import gate
+
+    incumbent_digest = incumbent(settings, store, show)
+    incumbent_model = open_model(store, incumbent_digest)
+    index_digest = index(store, snapshot, incumbent_digest, show)
+    hardened = pairs.harden(mined.pairs, chunks, _search(settings, store, index_digest, incumbent_model), seed=recipe.seed)
+    work = settings.folder / ".ragstone" / "work" / _digest([snapshot, settings.train.base, asdict(recipe)])[:16]
+    trainer = connector("train", settings.train.url)
+    with show.bar("train") as advance:
+        folders: Mapping[float, Path] = trainer.train(
+            pull(settings.train.base, show), hardened, recipe, work, lambda now: advance(now.step, now.steps)
+        )
+    show.say(f"train     {len(hardened)} pairs; judging {len(folders)} candidates on {len(mined.questions)} held-out questions")
+    candidates = {share: Embedder(folder) for share, folder in folders.items()}
+    verdict = gate(incumbent_model, candidates, mined, _scratch_index, settings.retrieve, settings.train.margin)
+    if verdict.promoted:
+        folder = folders[verdict.share]
+        (folder / "report.json").write_bytes(canonical({**asdict(verdict), "incumbent": incumbent_digest, "snapshot": snapshot}))
+        digest = candidates[verdict.share].digest
+        stores.publish(store, f"models/{digest}", folder)
+    shutil.rmtree(work)
+    return verdict, digest if verdict.promoted else ""
+
+
+def _put_in_force(settings: Settings, store: Store, snapshot: str, model: str, note: str, show: Show) -> None:
+    """Promote the model over the snapshot in force: the folder may have changed while it was trained."""
+    record = releases.current(store, settings.project.channel)
+    now = releases.load(store, record.release).snapshot if record else snapshot
+    release = assemble(settings, store, now, model, note, show)
+    releases.promote(store, settings.project.channel, release.id)
+    show.say(f"release   {release.id} is in force on {settings.project.channel}")
+
+
+def _recipe(settings: Settings) -> Recipe:
+    from ragstone.train import Recipe
+
+    return Recipe(epochs=settings.train.epochs, minutes=settings.train.minutes, seed=settings.train.seed)
+
+
+def _retriever(settings: Settings, index: Index, model: Embedder, calibration: Calibration) -> Retriever:
+    from ragstone.retrieve import Retriever
+
+    return Retriever(index, model, calibration, candidates=settings.retrieve.candidates, dense_weight=settings.retrieve.dense_weight)
+
+
+def _open_index(store: Store, digest: str) -> Index:
+    from ragstone.index import local
+
+    return local.open(stores.fetch(store, f"indexes/{digest}"), digest)
+
+
+def _search(settings: Settings, store: Store, index: str, model: Embedder) -> Search:
+    """Keyword search for hard negatives: chunk ids with the model's cosine to the question."""
+    from ragstone.index import Query
+
+    opened = _open_index(store, index)
+    groups = tuple({group for rule in settings.corpus.groups for group in rule.groups} | {"public"})
+
+    def search(question: str, limit: int) -> list[tuple[str, float]]:
+        found = opened.search(Query(question, model.queries([question])[0], groups, limit))
+        ranked = sorted((hit for hit in found if hit.in_keyword), key=lambda hit: -hit.keyword)
+        return [(hit.chunk, hit.dense) for hit in ranked]
+
+    return search
+
+
+def _scratch_index(chunks: Sequence[Chunk], vectors: Vectors) -> Index:
+    """An index that no release will name: the gate's."""
+    from ragstone.index import local
+
+    folder = Path(tempfile.mkdtemp(prefix="ragstone-gate-"))
+    try:
+        local.build(folder, chunks, vectors)
+        return local.open(folder, "scratch")
+    finally:
+        shutil.rmtree(folder)  # its files stay readable as long as they are open
+
+
+def _create(store: Store, key: str, value: object) -> None:
+    """Store a result that another process may have stored first: equal inputs, equal value."""
+    try:
+        store.create(key, json.dumps(value, indent=1).encode())
+    except Conflict:
+        pass
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ragstone-") as name:
+        yield Path(name)

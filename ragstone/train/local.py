@@ -199,14 +199,14 @@ class _Run:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         for name in ("tokenizer.json", "config.json"):
             shutil.copyfile(self.base / name, folder / name)
-        lineage = {
+        lineage: dict[str, object] = {
             "base": embedder.digest(self.base),
             "pairs": digest(self.pairs),
             "recipe": asdict(self.recipe),
             "steps": self.step,
             "share": share,
         }
-        embedder.finish(folder, replace(self.card, name=f"{self.card.name}-tuned", base=lineage["base"], lineage=lineage))
+        embedder.finish(folder, replace(self.card, name=f"{self.card.name}-tuned", base=embedder.digest(self.base), lineage=lineage))
         return folder
 
 

@@ -1,0 +1,10 @@
+"""`make bench`: every measurement that the README quotes, one process after the other."""
+
+import subprocess
+import sys
+
+SCRIPTS = ("startup", "edge", "promotion", "demo")
+
+if __name__ == "__main__":
+    statuses = {name: subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode for name in SCRIPTS}
+    sys.exit(max(statuses.values()))

@@ -1,0 +1,39 @@
+"""Keep a measurement with the commit and the machine it was made on: `benchmarks/results/<name>.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def record(name: str, figures: dict[str, object]) -> Path:
+    """Write the figures and print them."""
+    entry = {"name": name, "commit": commit(), "machine": machine(), "at": datetime.now(UTC).isoformat(timespec="seconds"), "figures": figures}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(entry, indent=1) + "\n")
+    print(json.dumps(entry, indent=1))
+    return path
+
+
+def commit() -> str:
+    """The commit, with a mark when the tree differs from it."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def machine() -> str:
+    """Processor, cores and load, in words."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"

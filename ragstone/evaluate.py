@@ -9,20 +9,22 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ragstone.config import Retrieve
-from ragstone.corpus import Chunk
+from ragstone.corpus import PUBLIC, Chunk
 from ragstone.corpus.pairs import Mined, Question
 from ragstone.embedder import Embedder
 from ragstone.index import Index, Vectors
-from ragstone.retrieve import Calibration, Features, Hit, Retriever, features
+from ragstone.retrieve import Calibration, Retriever, features
 
 Floats = NDArray[np.float64]
+DEFAULT_SLOPES: Floats = np.array(Calibration.default().coefficients[1:])
 Build = Callable[[Sequence[Chunk], Vectors], Index]
 """Makes an opened index of chunks and their vectors, row by row; the gate closes it."""
 
@@ -46,6 +48,8 @@ class Verdict:
     gain: float = 0.0
     low: float = 0.0
     high: float = 0.0
+    margin: float = 0.0
+    """What the lower bound had to exceed."""
     questions: int = 0
     share: float = 0.0
     """The interpolation that was judged: the share of the tuned weights."""
@@ -62,6 +66,8 @@ class Verdict:
         if self.reason:
             return f"{self.reason}: {outcome}"
         interval = f"{_signed(self.gain)} [{_plain(self.low)}, {_plain(self.high)}]"
+        if 0 < self.low <= self.margin:
+            interval += f", no lower bound above {self.margin:g}"
         return f"{self.metric} on held-out questions {self.base:.2f} -> {self.tuned:.2f}, {interval}: {outcome}"
 
 
@@ -101,7 +107,7 @@ def mrr(ranked: Sequence[str], relevant: Mapping[str, float], k: int = 10) -> fl
 
 
 def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], *, draws: int = 10_000, seed: int = 17, level: float = 0.95, clusters: Sequence[str] = ()
+    a: ArrayLike, b: ArrayLike, *, draws: int = 10_000, seed: int = 17, level: float = 0.95, clusters: Sequence[str] = ()
 ) -> Interval:
     """The mean of b - a over questions and its percentile interval.
 
@@ -138,17 +144,71 @@ def gate(
     (Bonferroni), which costs less width than keeping half of the questions for the choice. A corpus of more than `limit` chunks is
     judged on the relevant ones and a sample of the others.
     """
-    raise NotImplementedError
+    if mined.unsuitable or not candidates:
+        return Verdict(promoted=False, reason=mined.unsuitable or "training gave no candidate")
+    chunks = _sample(mined, limit, seed)
+    base = retrieval_scores(incumbent, chunks, mined.questions, build, settings)
+    tuned = {share: retrieval_scores(candidate, chunks, mined.questions, build, settings) for share, candidate in candidates.items()}
+    share = max(sorted(tuned), key=lambda one: float(tuned[one].mean()))
+    documents = [question.document for question in mined.questions]
+    interval = paired_bootstrap(base, tuned[share], seed=seed, level=1 - 0.05 / len(tuned), clusters=documents)
+    return Verdict(
+        promoted=interval.low > margin,
+        base=float(base.mean()),
+        tuned=float(tuned[share].mean()),
+        gain=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        margin=margin,
+        questions=len(base),
+        share=share,
+        wins=int((tuned[share] > base).sum()),
+        losses=int((tuned[share] < base).sum()),
+    )
+
+
+def retrieval_scores(
+    embedder: Embedder, chunks: Sequence[Chunk], questions: Sequence[Question], build: Build, settings: Retrieve
+) -> Floats:
+    """Each question's nDCG@10 under the shipped retriever over an index of these chunks; zeros for a model whose vectors are no numbers."""
+    vectors = embedder.documents([chunk.context for chunk in chunks])
+    if not np.isfinite(vectors).all():
+        return np.zeros(len(questions))
+    everyone = tuple(sorted({group for chunk in chunks for group in chunk.groups}))
+    with closing(build(chunks, vectors)) as index:
+        retriever = Retriever(
+            index, embedder, Calibration.default(), candidates=settings.candidates, dense_weight=settings.dense_weight
+        )
+        found = [[hit.chunk.id for hit in retriever.search(question.text, everyone, 10)] for question in questions]
+    return np.array([ndcg(ids, dict.fromkeys(question.relevant, 1.0)) for ids, question in zip(found, questions, strict=True)])
 
 
 def fit_calibration(
-    retriever: Retriever, own: Sequence[str], foreign: Sequence[str] = (), *, threshold: float = 0.75, seed: int = 17
+    retriever: Retriever,
+    own: Sequence[str],
+    foreign: Sequence[str] = (),
+    *,
+    groups: tuple[str, ...] = (PUBLIC,),
+    threshold: float = 0.75,
+    limit: int = 200,
+    seed: int = 17,
 ) -> Fit:
     """The calibration of a corpus: P(relevant) of its own questions reaches `threshold`, that of foreign ones does not.
 
-    `foreign` defaults to the shipped general questions and as much word salad.
+    A logistic is fitted to the best hits of both kinds; its intercept is then placed by what the foreign questions reach, since
+    questions mined from a corpus are easier than those that people ask. `foreign` defaults to the shipped general questions and
+    as much word salad; of `own` at most `limit` are drawn.
     """
-    raise NotImplementedError
+    asked = random.Random(f"calibration {seed}").sample(list(own), min(limit, len(own)))
+    ours = [_reached(retriever, question, groups) for question in asked]
+    theirs = [_reached(retriever, question, groups) for question in foreign or foreign_questions(seed)]
+    weights = _slopes(np.array([hits[0] for hits in ours]), np.array([hits[0] for hits in theirs])) if ours else DEFAULT_SLOPES
+    high = np.array([(hits @ weights).max() for hits in ours])
+    low = np.array([(hits @ weights).max() for hits in theirs])
+    cut = _cut(high, low)
+    intercept = math.log(threshold / (1 - threshold)) - cut
+    calibration = Calibration((intercept, *map(float, weights)))
+    return Fit(calibration, _share(high >= cut), _share(low < cut), len(ours), len(theirs))
 
 
 def foreign_questions(seed: int = 17) -> list[str]:
@@ -158,6 +218,60 @@ def foreign_questions(seed: int = 17) -> list[str]:
     bag = [word for question in questions for word in question.rstrip("?").split()]
     random.Random(f"salad {seed}").shuffle(bag)
     return questions + [" ".join(bag[start::len(questions)]) for start in range(len(questions))]
+
+
+def _sample(mined: Mined, limit: int, seed: int) -> list[Chunk]:
+    """The judged chunks, or of too many the relevant ones and a sample of the others."""
+    relevant = {id for question in mined.questions for id in question.relevant}
+    others = [chunk.id for chunk in mined.judged if chunk.id not in relevant]
+    drawn = random.Random(f"gate {seed}").sample(others, min(len(others), max(0, limit - len(relevant))))
+    kept = relevant.union(drawn)
+    return [chunk for chunk in mined.judged if chunk.id in kept]
+
+
+def _reached(retriever: Retriever, question: str, groups: tuple[str, ...]) -> Floats:
+    """The features of a question's five best hits, [n, 2]; one row of zeros when nothing was found."""
+    hits = retriever.search(question, groups, 5)
+    return np.array([features(question, hit.dense, hit.keyword) for hit in hits] or [(0.0, 0.0)])
+
+
+def _slopes(ours: Floats, theirs: Floats) -> Floats:
+    """The weights of a logistic between the two, each kind counting half. None is negative: more evidence never lowers a score."""
+    rows = np.vstack([ours, theirs])
+    kind = np.repeat([1.0, 0.0], [len(ours), len(theirs)])
+    balance = np.where(kind == 1, len(rows) / (2 * len(ours)), len(rows) / (2 * len(theirs)))
+    scale = np.maximum(rows.std(axis=0), 1e-6)
+    weights = _logistic_regression(rows / scale, kind, balance)
+    while (weights < 0).any():
+        kept = weights > 0
+        weights = np.zeros_like(weights)
+        if kept.any():
+            weights[kept] = _logistic_regression(rows[:, kept] / scale[kept], kind, balance)
+    return weights / scale if weights.any() else DEFAULT_SLOPES
+
+
+def _logistic_regression(rows: Floats, kind: Floats, balance: Floats, penalty: float = 1.0) -> Floats:
+    """The weights, without the intercept, by Newton's method. The penalty keeps them finite where the kinds are separable."""
+    design = np.column_stack([np.ones(len(rows)), rows - rows.mean(axis=0)])
+    ridge = penalty * np.diag([0.0] + [1.0] * rows.shape[1])
+    theta = np.zeros(design.shape[1])
+    for _ in range(25):
+        chance = 1 / (1 + np.exp(-np.clip(design @ theta, -30, 30)))
+        slope = design.T @ (balance * (chance - kind)) + ridge @ theta
+        curve = (design * (balance * chance * (1 - chance))[:, None]).T @ design + ridge
+        theta -= np.linalg.solve(curve + 1e-9 * np.eye(len(theta)), slope)
+    return theta[1:]
+
+
+def _cut(ours: Floats, theirs: Floats) -> float:
+    """Where the threshold lies: above 97 % of the foreign questions, and a quarter of the way to what 90 % of ours reach, if that is higher."""
+    floor = float(np.quantile(theirs, 0.97))
+    room = float(np.quantile(ours, 0.10)) - floor if len(ours) else 0.0
+    return floor + max(0.25 * room, 1e-6)
+
+
+def _share(reached: NDArray[np.bool_]) -> float:
+    return float(reached.mean()) if len(reached) else 0.0
 
 
 def _signed(value: float) -> str:

@@ -90,6 +90,7 @@ def stage(store: Store, source: Path | str, progress: Progress | None = None) ->
     root = _root(store, source)
     before = latest(store)
     known = before.files if before else {}
+    stored = {stat.key: stat.size for stat in store.list(BLOBS)}  # one listing instead of a question per file
     found, failures = _walk(root)
     total = sum(status.st_size for _, status in found.values())
     files: dict[str, File] = {}
@@ -97,11 +98,12 @@ def stage(store: Store, source: Path | str, progress: Progress | None = None) ->
     done = 0
     for name, (path, status) in sorted(found.items()):
         old = known.get(name)
-        if old and (old.size, old.mtime_ns) == (status.st_size, status.st_mtime_ns):
+        unchanged = old and (old.size, old.mtime_ns) == (status.st_size, status.st_mtime_ns)
+        if old and unchanged and stored.get(blob(old.sha256)) == old.size:
             files[name], step = old, Summary(skipped=Count(1, old.size))
         else:
             try:
-                files[name], step = _copy(store, path)
+                files[name], step = _copy(store, path, stored)
             except OSError as error:
                 failures.append(Failure(name, f"can't be read: {error.strerror}"))
                 step = Summary()
@@ -151,7 +153,8 @@ def _root(store: Store, source: Path | str) -> Path:
         raise CorpusError(f"the source folder {root} {what}", "ragstone up <folder>, or set project.source in ragstone.toml")
     local = Path(store.url.removeprefix("file://"))
     if store.url.startswith("file://") and local.is_relative_to(root) and not _hidden(local.relative_to(root).as_posix()):
-        raise CorpusError(f"the store {local} lies inside the source folder {root}: it would stage itself", "set project.store to a folder outside")
+        reason = f"the store {local} lies inside the source folder {root}: it would stage itself"
+        raise CorpusError(reason, "set project.store to a folder outside, or to a hidden one such as file://.ragstone/store")
     return root
 
 
@@ -186,7 +189,10 @@ def _visible(root: Path, failures: list[Failure]) -> Iterator[Path]:
 
 
 def _target(root: Path, path: Path) -> Path | None:
-    """Where the file's bytes are. None for a link to what is staged elsewhere (a folder inside) or hidden; OSError for one that can't be followed."""
+    """Where the file's bytes are. None for a link to a folder inside (staged under its own path) or to what is hidden.
+
+    Raises `OSError` for a link that is not followed.
+    """
     if not path.is_symlink():
         return path
     target = path.resolve()
@@ -208,18 +214,18 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
-def _copy(store: Store, path: Path) -> tuple[File, Summary]:
+def _copy(store: Store, path: Path, stored: dict[str, int]) -> tuple[File, Summary]:
     """Read the file and put its content, unless the store has it. The time kept is that before reading, so a later edit is seen."""
     with _open(path) as source:
         status = os.fstat(source.fileno())
         if status.st_size <= IN_MEMORY:
             data = source.read()
             digest = hashlib.sha256(data).hexdigest()
-            new = _put(store, digest, len(data), data)
+            new = _put(store, stored, digest, len(data), data)
         else:
             with tempfile.NamedTemporaryFile(prefix="ragstone-") as spool:
                 digest, size = _spool(source, spool)
-                new = _put(store, digest, size, Path(spool.name))
+                new = _put(store, stored, digest, size, Path(spool.name))
     count = Count(1, status.st_size)
     summary = Summary(copied=count, read=count) if new else Summary(skipped=count, read=count)
     return File(digest, status.st_size, status.st_mtime_ns), summary
@@ -239,17 +245,17 @@ def _spool(source: BinaryIO, spool: IO[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), spool.tell()
 
 
-def _put(store: Store, digest: str, size: int, data: bytes | Path) -> bool:
-    """Whether the content was new to the store."""
-    there = store.stat(blob(digest))
-    if there and there.size == size:
+def _put(store: Store, stored: dict[str, int], digest: str, size: int, data: bytes | Path) -> bool:
+    """Whether the content was new to the store, which `stored` keeps track of."""
+    if stored.get(blob(digest)) == size:
         return False
     store.put(blob(digest), data)
+    stored[blob(digest)] = size
     return True
 
 
 def _save(store: Store, listing: Listing) -> Listing:
-    """The listing under the next free number, or under its old one when nothing changed. Of two runs that race, the later one is current."""
+    """The listing under the next free number, or its old one when nothing changed. Of two runs that race, the later is current."""
     data = json.dumps(
         {
             "at": listing.at,

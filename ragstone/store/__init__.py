@@ -86,7 +86,10 @@ def published(store: Store, prefix: str) -> bool:
 
 
 def fetch(store: Store, prefix: str) -> Path:
-    """The local folder of a published prefix. Raises `NotFound` when it was never published, `StoreError` when a file is missing or short."""
+    """The local folder of a published prefix.
+
+    Raises `NotFound` when it was never published, `StoreError` when a file is missing or short.
+    """
     if not published(store, prefix):
         raise NotFound(f"{store.url} holds no {prefix}", "ragstone release list")
     folder = store.folder(prefix)

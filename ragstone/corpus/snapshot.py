@@ -1,0 +1,193 @@
+"""Snapshots: a listing's files parsed and chunked, under a digest that is known before anything is parsed.
+
+What was read out of a file is kept by its content (`parsed/…`), so only new content is parsed. A snapshot is published whole, as
+`corpora/<digest>/{documents,chunks,failures}.jsonl`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ragstone.config import Corpus, GroupRule
+from ragstone.corpus import PUBLIC, Chunk, Document, Failure, Heading, Snapshot, parse
+from ragstone.corpus.chunk import chunk
+from ragstone.corpus.sandbox import Sandbox, unpack
+from ragstone.corpus.stage import File, Listing, Progress, blob
+from ragstone.errors import CorpusError, ParseError
+from ragstone.store import Store, fetch, publish, published
+
+VERSION = "1"
+"""Raised when the same documents would be chunked differently."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a listing as a snapshot sees it."""
+
+    path: str
+    sha256: str
+    groups: tuple[str, ...]
+    parser: str
+    """What reads it; "" when nothing does."""
+
+
+def build(store: Store, listing: Listing, settings: Corpus, progress: Progress | None = None) -> str:
+    """The digest of the listing's snapshot, which is in the store when this returns; one that is there already costs no parsing.
+
+    A file that can't be parsed is in the snapshot's `failures`. Raises `CorpusError` when `settings.strict` and there is one, or
+    when no document is left.
+    """
+    entries = [_entry(path, file, settings.groups) for path, file in sorted(listing.files.items())]
+    name = digest(entries, listing.failures, settings)
+    if not published(store, prefix(name)):
+        documents, failures = _parse(store, listing, entries, settings, progress)
+        if not documents:
+            raise _nothing(listing, failures)
+        _publish(store, name, documents, failures, settings)
+    if settings.strict:
+        _refuse(_failures(fetch(store, prefix(name))))
+    return name
+
+
+def load(store: Store, digest: str) -> Snapshot:
+    """The snapshot by its digest. Raises `NotFound` when the store has none."""
+    folder = fetch(store, prefix(digest))
+    documents = tuple(_document(parts) for parts in _lines(folder / "documents.jsonl"))
+    chunks = tuple(_chunk(parts) for parts in _lines(folder / "chunks.jsonl"))
+    return Snapshot(digest, documents, chunks, _failures(folder))
+
+
+def prefix(digest: str) -> str:
+    """Where the snapshot is in the store."""
+    return f"corpora/{digest}"
+
+
+def digest(entries: Iterable[Entry], failures: Iterable[Failure], settings: Corpus) -> str:
+    """The name of the snapshot that these files and settings make: whatever could change a chunk is in it, times and machines are not."""
+    parts = {
+        "version": VERSION,
+        "files": [asdict(entry) for entry in entries],
+        "failures": [asdict(failure) for failure in failures],
+        "chunk_words": settings.chunk_words,
+        "max_mb": settings.max_mb,
+        "max_seconds": settings.max_seconds,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def groups(path: str, rules: Iterable[GroupRule]) -> tuple[str, ...]:
+    """Who may read the document: the groups of the last rule whose glob matches its path, else everyone (`public`).
+
+    >>> groups("hr/pay.md", [GroupRule("hr/*", ("hr",))]), groups("index.md", [GroupRule("hr/*", ("hr",))])
+    (('hr',), ('public',))
+    """
+    found: tuple[str, ...] = (PUBLIC,)
+    for rule in rules:
+        if fnmatchcase(path, rule.match):
+            found = rule.groups
+    return found
+
+
+def _entry(path: str, file: File, rules: Iterable[GroupRule]) -> Entry:
+    kind = parse.kind(path)
+    return Entry(path, file.sha256, groups(path, rules), parse.version(kind) if kind else "")
+
+
+def _parse(
+    store: Store, listing: Listing, entries: list[Entry], settings: Corpus, progress: Progress | None
+) -> tuple[list[Document], list[Failure]]:
+    documents = []
+    failures = list(listing.failures)
+    with Sandbox(settings.max_seconds) as sandbox:
+        for done, entry in enumerate(entries, 1):
+            try:
+                parsed = _parsed(store, sandbox, entry, listing.files[entry.path].size, settings.max_mb)
+                documents.append(_made(entry, parsed))
+            except ParseError as error:
+                failures.append(Failure(entry.path, error.message + (f" ({error.hint})" if error.hint else "")))
+            if progress:
+                progress(done, len(entries))
+    return documents, sorted(failures, key=lambda failure: failure.path)
+
+
+def _parsed(store: Store, sandbox: Sandbox, entry: Entry, size: int, max_mb: float) -> parse.Parsed:
+    """What is in the file: from the store if its content was parsed before. Failures aren't kept, as a time limit may be to blame."""
+    if size > max_mb * 1e6:
+        raise ParseError(f"is {size / 1e6:.0f} MB, more than corpus.max_mb = {max_mb:g}")
+    key = f"parsed/{entry.sha256}-{entry.parser}.json"
+    if entry.parser and store.stat(key):
+        return unpack(json.loads(store.get(key)))
+    data = store.get(blob(entry.sha256))
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise ParseError(f"its copy in the store is damaged: delete {blob(entry.sha256)} there and stage again")
+    parsed = sandbox.parse(data, entry.path)
+    store.put(key, json.dumps(asdict(parsed)).encode())
+    return parsed
+
+
+def _made(entry: Entry, parsed: parse.Parsed) -> Document:
+    """The document. Without a title of its own it goes by its file's name."""
+    facts = {"path": entry.path, "type": PurePosixPath(entry.path).suffix.lower().removeprefix("."), **parsed.metadata}
+    title = parsed.title or PurePosixPath(entry.path).stem
+    return Document(entry.path, entry.sha256, title, parsed.text, parsed.headings, entry.groups, facts)
+
+
+def _publish(store: Store, name: str, documents: list[Document], failures: list[Failure], settings: Corpus) -> None:
+    with tempfile.TemporaryDirectory(prefix="ragstone-") as folder:
+        _write(Path(folder, "documents.jsonl"), map(asdict, documents))
+        passages = (passage for document in documents for passage in chunk(document, settings.chunk_words))
+        _write(Path(folder, "chunks.jsonl"), map(asdict, passages))
+        _write(Path(folder, "failures.jsonl"), map(asdict, failures))
+        publish(store, prefix(name), Path(folder))
+
+
+def _write(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(value, sort_keys=True) + "\n" for value in values)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def _document(parts: dict[str, Any]) -> Document:
+    return Document(**{**parts, "headings": tuple(Heading(**heading) for heading in parts["headings"]), "groups": tuple(parts["groups"])})
+
+
+def _chunk(parts: dict[str, Any]) -> Chunk:
+    return Chunk(**{**parts, "path": tuple(parts["path"]), "groups": tuple(parts["groups"])})
+
+
+def _failures(folder: Path) -> tuple[Failure, ...]:
+    return tuple(Failure(**parts) for parts in _lines(folder / "failures.jsonl"))
+
+
+def _refuse(failures: tuple[Failure, ...]) -> None:
+    if failures:
+        hint = "mend or remove them, or run without --strict to leave them out"
+        raise CorpusError(f"{len(failures)} files can't become documents:\n{_named(failures)}", hint)
+
+
+def _nothing(listing: Listing, failures: list[Failure]) -> CorpusError:
+    """Why there is no document, and what to do about it."""
+    kinds = ", ".join(sorted({ending.removeprefix(".") for ending in parse.KINDS}))
+    if not listing.files and not failures:
+        return CorpusError("the source folder is empty", f"put documents into it ({kinds}) and run again")
+    found = Counter(PurePosixPath(path).suffix.lower() or "no ending" for path in listing.files)
+    seen = ", ".join(f"{count} {ending}" for ending, count in found.most_common(5)) or "none that can be read"
+    reason = f"no document among the files of the source folder ({seen}):\n{_named(failures)}"
+    return CorpusError(reason, f"add files of these kinds: {kinds}")
+
+
+def _named(failures: Sequence[Failure], most: int = 10) -> str:
+    lines = [f"  {failure.path}: {failure.reason}" for failure in failures[:most]]
+    return "\n".join([*lines, f"  and {len(failures) - most} more"] if len(failures) > most else lines)

@@ -264,7 +264,7 @@ def _logistic_regression(rows: Floats, kind: Floats, balance: Floats, penalty: f
 
 
 def _cut(ours: Floats, theirs: Floats) -> float:
-    """Where the threshold lies: above 97 % of the foreign questions, and a quarter of the way to what 90 % of ours reach, if that is higher."""
+    """Where the threshold lies: above 97 % of the foreign questions, and a quarter of the way from there to what 90 % of ours reach."""
     floor = float(np.quantile(theirs, 0.97))
     room = float(np.quantile(ours, 0.10)) - floor if len(ours) else 0.0
     return floor + max(0.25 * room, 1e-6)

@@ -54,8 +54,6 @@ def stage(settings: Settings, store: Store, show: Show) -> Listing:
         listing = staging.stage(store, settings.folder / settings.project.source, advance)
     done = listing.summary
     show.say(f"stage     copied {done.copied}, skipped {done.skipped}, deleted {done.deleted}")
-    for failure in listing.failures:
-        show.say(f"  skipped {failure.path}: {failure.reason}")
     return listing
 
 
@@ -68,7 +66,12 @@ def snapshot(settings: Settings, store: Store, show: Show) -> str:
     if listing is None:
         raise CorpusError(f"nothing is staged in {store.url}", "ragstone stage ./docs")
     with show.bar("parse") as advance:
-        return snapshots.build(store, listing, settings.corpus, advance)
+        digest = snapshots.build(store, listing, settings.corpus, advance)
+    made = snapshots.load(store, digest)
+    show.say(f"snapshot  {len(made.documents)} documents, {len(made.chunks)} chunks, {len(made.failures)} files skipped")
+    for failure in made.failures:
+        show.say(f"  skipped {failure.path}: {failure.reason}")
+    return digest
 
 
 def incumbent(settings: Settings, store: Store, show: Show) -> str:

@@ -1,0 +1,161 @@
+"""The pipeline over real documents with the real base model: what each step makes, finds again and refuses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ragstone import config, project, release, store
+from ragstone.config import Settings
+from ragstone.corpus.snapshot import load as load_snapshot
+from ragstone.errors import CorpusError
+from ragstone.show import Silence
+from ragstone.store import Store
+
+
+class Lines(Silence):
+    """What the pipeline says, kept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def opened(settings: Settings) -> Store:
+    return store.connect(settings.store_url)
+
+
+def test_a_folder_becomes_a_release_in_force(settings: Settings, opened: Store, manuals: Path) -> None:
+    made = project.build(settings, opened, Silence())
+    record = release.current(opened, "production")
+    assert record is not None
+    assert record.release == made.id
+    snapshot = load_snapshot(opened, made.snapshot)
+    assert {document.id for document in snapshot.documents} == {"pump.md", "valve.md", "boiler.html", "crew/rota.txt"}
+    hits = project.retrieve(settings, opened, "How long is the pump primed?", ("public",), None, 3)
+    assert hits[0].chunk.document == "pump.md"
+
+
+def test_an_unchanged_folder_makes_nothing_new(settings: Settings, opened: Store, manuals: Path) -> None:
+    first = project.build(settings, opened, Silence())
+    before = [stat.key for stat in opened.list("")]
+    assert project.build(settings, opened, Silence()).id == first.id
+    assert [stat.key for stat in opened.list("")] == before
+
+
+def test_an_edit_and_a_deletion_reach_the_next_release(settings: Settings, opened: Store, manuals: Path) -> None:
+    first = project.build(settings, opened, Silence())
+    (manuals / "valve.md").unlink()
+    (manuals / "pump.md").write_text("# Feed pump\n\nPrime the feed pump for two hundred seconds before it is started.\n")
+    second = project.build(settings, opened, Silence())
+    assert second.id != first.id
+    assert second.model == first.model
+    hits = project.retrieve(settings, opened, "How long is the pump primed?", ("public",), None, 20)
+    assert "two hundred seconds" in hits[0].chunk.text
+    assert "valve.md" not in {hit.chunk.document for hit in hits}
+
+
+def test_going_back_to_an_earlier_folder_goes_back_to_its_release(settings: Settings, opened: Store, manuals: Path) -> None:
+    first = project.build(settings, opened, Silence())
+    text = (manuals / "pump.md").read_text()
+    (manuals / "pump.md").write_text("# Feed pump\n\nNothing is known of it any more.\n")
+    project.build(settings, opened, Silence())
+    (manuals / "pump.md").write_text(text)
+    assert project.build(settings, opened, Silence()).id == first.id
+    assert [record.number for record in release.history(opened, "production")] == [1, 2, 3]
+
+
+def test_a_release_that_was_rolled_back_is_not_promoted_by_the_next_build(settings: Settings, opened: Store, manuals: Path) -> None:
+    first = project.build(settings, opened, Silence())
+    (manuals / "pump.md").write_text("# Feed pump\n\nA wrong edition that somebody rolls back.\n")
+    second = project.build(settings, opened, Silence())
+    release.rollback(opened, "production")
+    said = Lines()
+    assert project.build(settings, opened, said).id == first.id
+    assert any(second.id in line and "rolled back" in line for line in said.lines)
+
+
+def test_another_setting_is_another_release_over_the_same_index(settings: Settings, opened: Store, manuals: Path) -> None:
+    first = project.build(settings, opened, Silence())
+    second = project.build(config.override(settings, "retrieve", top_k=2), opened, Silence())
+    assert second.id != first.id
+    assert replace(second, retrieval=first.retrieval, note="").id == first.id
+
+
+def test_a_file_that_cannot_be_parsed_is_named_and_skipped(settings: Settings, opened: Store, manuals: Path) -> None:
+    (manuals / "broken.pdf").write_bytes(b"%PDF-1.7 and then nothing")
+    said = Lines()
+    project.build(settings, opened, said)
+    assert any("broken.pdf" in line for line in said.lines)
+
+
+def test_strict_makes_it_fatal(settings: Settings, opened: Store, manuals: Path) -> None:
+    (manuals / "broken.pdf").write_bytes(b"%PDF-1.7 and then nothing")
+    with pytest.raises(CorpusError, match=r"broken\.pdf"):
+        project.build(config.override(settings, "corpus", strict=True), opened, Silence())
+    assert release.current(opened, "production") is None
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["an empty folder", "a folder of empty files"])
+def test_a_folder_without_a_document_says_so(settings: Settings, opened: Store, tmp_path: Path, content: bytes | None) -> None:
+    (tmp_path / "docs").mkdir()
+    if content is not None:
+        (tmp_path / "docs" / "a.md").write_bytes(content)
+    with pytest.raises(CorpusError):
+        project.build(settings, opened, Silence())
+    assert release.current(opened, "production") is None
+
+
+def test_a_tiny_corpus_keeps_the_base_model_and_says_so(settings: Settings, opened: Store, manuals: Path) -> None:
+    first = project.build(settings, opened, Silence())
+    verdict = project.train(settings, opened, Silence())
+    assert not verdict.promoted
+    assert "the base model stays" in str(verdict)
+    assert verdict.reason
+    record = release.current(opened, "production")
+    assert record is not None
+    assert record.release == first.id
+    assert project.train(settings, opened, Silence()) == verdict
+
+
+def test_groups_of_the_settings_reach_the_chunks(settings: Settings, opened: Store, manuals: Path) -> None:
+    rules = (config.GroupRule("crew/*", ("crew",)),)
+    project.build(config.override(settings, "corpus", groups=rules), opened, Silence())
+    question = "Who leads the night crew?"
+    assert "crew/rota.txt" not in {hit.chunk.document for hit in project.retrieve(settings, opened, question, ("public",), None, 20)}
+    assert project.retrieve(settings, opened, question, ("crew",), None, 20)[0].chunk.document == "crew/rota.txt"
+
+
+def test_cp_names_the_store_by_its_raw_folder() -> None:
+    assert project.store_of_raw("file:///srv/store/raw") == "file:///srv/store"
+    with pytest.raises(CorpusError, match="is not the raw/ folder"):
+        project.store_of_raw("file:///srv/store/documents")
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path, manuals: Path) -> None:
+    command = [sys.executable, "-m", "ragstone", "build", str(manuals)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    interrupted, whole = tmp_path / "interrupted", tmp_path / "whole"
+    interrupted.mkdir()
+    whole.mkdir()
+    for seconds in (0.8, 1.6, 2.4, 3.2, 4.0):
+        process = subprocess.Popen(command, cwd=interrupted, env=environment, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        opened = store.connect(config.load(interrupted, {}).store_url)
+        for digest in {stat.key.split("/")[1] for stat in opened.list("indexes/") if stat.key.endswith("manifest.json")}:
+            store.fetch(opened, f"indexes/{digest}")
+        for record in release.history(opened, "production"):
+            release.load(opened, record.release)
+    ids = [subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout for folder in (interrupted, whole)]
+    assert ids[0] == ids[1]

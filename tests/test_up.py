@@ -1,0 +1,177 @@
+"""`ragstone up` as a user runs it: one command, the official client, and what happens when a process is killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+QUESTION = "How long is the feed pump primed before it is started?"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Running:
+    """A started `ragstone up`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, self.origin_port = free_port(), free_port()
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "RAGSTONE_EDGE_PORT": str(self.port),
+            "RAGSTONE_API_PORT": str(self.origin_port),
+            "RAGSTONE_EDGE_RELEASE_CHECK": "0.2",
+        }
+        self.log = folder / "up.log"
+        with self.log.open("wb") as output:
+            command = [sys.executable, "-m", "ragstone", "up", "docs", "--minutes", "0"]
+            self.process = subprocess.Popen(command, cwd=folder, env=self.environment, stdout=output, stderr=output)
+
+    def wait(self, true: Callable[[], bool], seconds: float = 120) -> None:
+        until = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < until, self.log.read_text()
+            time.sleep(0.1)
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        return "ready after" in self.log.read_text()
+
+    def children(self) -> dict[str, psutil.Process]:
+        """Origin and edge by their command's name."""
+        found = {}
+        for child in psutil.Process(self.process.pid).children():
+            words = child.cmdline()
+            if "ragstone" in words:
+                found[words[words.index("ragstone") + 1]] = child
+        return found
+
+    def client(self) -> openai.OpenAI:
+        key = (self.folder / ".ragstone/keys/local.token").read_text()
+        return openai.OpenAI(api_key=key, base_url=f"http://127.0.0.1:{self.port}/v1", max_retries=0, timeout=60)
+
+    def ragstone(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "ragstone", *arguments]
+        return subprocess.run(command, cwd=self.folder, env=self.environment, check=True, capture_output=True, text=True).stdout.strip()
+
+    def ask(self, question: str = QUESTION) -> tuple[openai.types.chat.ChatCompletion, dict[str, str]]:
+        raw = self.client().chat.completions.with_raw_response.create(
+            model="production", messages=[{"role": "user", "content": question}], max_tokens=48
+        )
+        return raw.parse(), dict(raw.headers)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(30)
+        finally:
+            self.process.kill()
+
+
+@pytest.fixture
+def running(tmp_path: Path, manuals: Path) -> Iterator[Running]:
+    running = Running(tmp_path)
+    try:
+        running.wait(running.ready)
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.mark.slow
+def test_a_folder_answers_with_citations_through_the_official_client(running: Running) -> None:
+    answer, headers = running.ask()
+    text = answer.choices[0].message.content or ""
+    assert "ninety seconds" in text
+    assert "[1]" in text
+    extra = answer.model_extra or {}
+    citation = extra["ragstone"]["citations"][0]
+    assert citation["document"] == "pump.md"
+    assert headers["x-ragstone-cache"] == "miss"
+    assert headers["x-ragstone-release"] == extra["ragstone"]["release"]
+    again, headers = running.ask()
+    assert headers["x-ragstone-cache"] == "hit"
+    assert again.choices[0].message.content == text
+
+    stream = running.client().chat.completions.create(
+        model="production", messages=[{"role": "user", "content": QUESTION}], max_tokens=48, stream=True
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == text
+
+
+@pytest.mark.slow
+def test_a_deleted_document_is_never_quoted_from_the_cache(running: Running) -> None:
+    running.ask()
+    (running.folder / "docs/pump.md").unlink()
+    release = running.ragstone("build", "docs")
+
+    def taken() -> bool:
+        return running.ask("Which release is this?")[1]["x-ragstone-release"] == release
+
+    running.wait(taken)
+    answer, headers = running.ask()
+    assert headers["x-ragstone-release"] == release
+    cited = (answer.model_extra or {})["ragstone"]["citations"]
+    assert "pump.md" not in {citation["document"] for citation in cited}
+
+
+@pytest.mark.slow
+def test_an_origin_that_is_killed_comes_back(running: Running) -> None:
+    first = running.children()["serve"]
+    first.kill()
+    running.wait(lambda: running.children().get("serve", first).pid != first.pid)
+
+    def answers() -> bool:
+        try:
+            running.ask("What is kept between 40 and 60 percent?")
+        except openai.APIStatusError as error:
+            assert error.status_code in (502, 503, 504)
+            return False
+        return True
+
+    running.wait(answers)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_process_behind(running: Running) -> None:
+    everything = psutil.Process(running.process.pid).children(recursive=True)
+    assert len(everything) >= 2
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(30) == 0
+    running.wait(lambda: not [child for child in everything if child.is_running() and child.status() != psutil.STATUS_ZOMBIE])
+
+
+@pytest.mark.slow
+def test_a_killed_up_leaves_no_process_behind_either(running: Running) -> None:
+    everything = psutil.Process(running.process.pid).children(recursive=True)
+    running.process.kill()
+    running.process.wait()
+    running.wait(lambda: not [child for child in everything if child.is_running() and child.status() != psutil.STATUS_ZOMBIE])
+
+
+def test_a_taken_port_is_an_error_that_names_it(tmp_path: Path, manuals: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "ragstone", "up", "docs", "--port", str(port)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAGSTONE_API_PORT": str(free_port())}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"edge.port = {port}" in done.stderr

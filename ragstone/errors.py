@@ -12,6 +12,7 @@
     ├── IndexingError        an index can't be built or opened
     ├── GeneratorError       the generator failed, timed out or died
     ├── ReleaseError         a release or channel that is not there, or not whole
+    ├── OriginError          the edge can't get an answer from the origin
     ├── AccessError          who is asking
     │   ├── Unauthorized     no key, or one that is forged, expired or revoked
     │   └── RateLimited      over the limit; carries `retry_after`
@@ -93,6 +94,17 @@ class GeneratorError(RagstoneError):
 class ReleaseError(RagstoneError):
     status = 404
     code = "release_not_found"
+
+
+class OriginError(RagstoneError):
+    """`status` is 502 for a broken answer, 503 when there is none to ask, 504 for a late one; `retry_after` is in seconds."""
+
+    code = "origin_error"
+
+    def __init__(self, message: str, hint: str = "", *, status: int = 502, retry_after: float = 1.0) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.retry_after = retry_after
 
 
 class AccessError(RagstoneError):

@@ -1,0 +1,33 @@
+"""The edge: verifies keys, limits, caches finished answers, and asks the origin over HTTP for the rest. It has no access to the store.
+
+`tests/conformance/test_edge.py` and `tests/vectors/` are the contract of every edge, in whatever language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ragstone.config import Settings
+from ragstone.connect import connector
+
+CACHE = "x-ragstone-cache"
+"""The header that says where an answer came from: `hit`, `revalidated`, `miss` or `bypass`."""
+RELEASE = "x-ragstone-release"
+"""The header that names the release that made the answer, or confirmed it."""
+
+
+class Edge(Protocol):
+    """What a connector module of this stage offers."""
+
+    def run(self, settings: Settings, started: Callable[[str], None] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, then finish what is under way. `started` is called with the bound URL.
+
+        Raises `ConfigError` when the address can't be bound.
+        """
+
+
+def run(settings: Settings, started: Callable[[str], None] | None = None) -> None:
+    """Run the edge that `edge.url` names."""
+    edge: Edge = connector("edge", settings.edge.url)
+    edge.run(settings, started)

@@ -1,0 +1,155 @@
+"""Requests and tokens a minute, per key. It keeps one number per limit and knows no clock: times are given in seconds.
+
+The rule is GCRA, a leaky bucket that stores when it will be empty: an idle key may spend a whole minute's worth at once, and gets it
+back evenly over the minute. `tests/vectors/limits.json` is the contract of both edges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ragstone.errors import RateLimited
+
+MINUTE = 60.0
+SLACK = 1e-9
+"""Seconds forgiven, so that sums of floating-point intervals admit exactly `limit` requests."""
+KEPT = 100_000
+"""Keys remembered before those at rest are forgotten; one costs about 500 bytes."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is left of a limit, and the seconds until all of it is back."""
+
+    limit: int
+    remaining: int
+    reset: float
+
+
+class Limit:
+    """`limit` units a minute. `empty_at` is when all that was taken will have drained."""
+
+    __slots__ = ("_interval", "empty_at", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.empty_at = 0.0
+        self._interval = MINUTE / limit
+
+    def wait(self, cost: float, now: float) -> float:
+        """Seconds until `cost` fits: 0 when it fits now. A cost over the limit fits as soon as nothing is taken."""
+        full = min(cost, self.limit) * self._interval
+        late = max(self.empty_at, now) + full - now - MINUTE
+        return late if late > SLACK else 0.0
+
+    def take(self, cost: float, now: float) -> None:
+        """Count `cost`, even over the limit: what is owed is waited for. A negative cost gives back."""
+        self.empty_at = max(self.empty_at, now) + cost * self._interval
+
+    def standing(self, now: float) -> Standing:
+        taken = max(0.0, self.empty_at - now)
+        return Standing(self.limit, max(0, math.floor((MINUTE - taken) / self._interval + 1e-6)), taken)
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Tokens taken before they are known, to be settled with those used."""
+
+    tokens: float
+
+
+class Allowance:
+    """What one key may still do."""
+
+    __slots__ = ("requests", "tokens")
+
+    def __init__(self, rpm: int, tpm: int) -> None:
+        self.requests = Limit(rpm)
+        self.tokens = Limit(tpm)
+
+    def request(self, now: float) -> None:
+        """Count a request. Raises `RateLimited`, and counts nothing, when it is one too many."""
+        if wait := self.requests.wait(1, now):
+            raise RateLimited(f"the limit of {self.requests.limit} requests a minute is reached; try again in {wait:.3f} s", wait)
+        self.requests.take(1, now)
+
+    def reserve(self, tokens: int, now: float) -> Reservation:
+        """Take the tokens that an answer may cost, so that 100 concurrent requests can't all pass a limit for one.
+
+        A request over the whole limit takes all of it, rather than never being served. Raises `RateLimited` while it does not fit.
+        """
+        if wait := self.tokens.wait(tokens, now):
+            limit = self.tokens.limit
+            raise RateLimited(f"{tokens} tokens are over the limit of {limit} a minute; try again in {wait:.3f} s", wait, type="tokens")
+        reservation = Reservation(min(tokens, self.tokens.limit))
+        self.tokens.take(reservation.tokens, now)
+        return reservation
+
+    def settle(self, reservation: Reservation, used: int, now: float) -> None:
+        """Replace what was reserved with what was used, which may be more."""
+        self.tokens.take(used - reservation.tokens, now)
+
+    def headers(self, now: float) -> list[tuple[bytes, bytes]]:
+        """OpenAI's six `x-ratelimit-*` headers."""
+        return [*_headers(b"requests", self.requests.standing(now)), *_headers(b"tokens", self.tokens.standing(now))]
+
+
+class Limits:
+    """The allowance of every key that was seen."""
+
+    def __init__(self) -> None:
+        self._allowances: dict[str, Allowance] = {}
+
+    def of(self, key: str, rpm: int, tpm: int, now: float) -> Allowance:
+        """The key's allowance, a fresh one on its first request."""
+        allowance = self._allowances.get(key)
+        if allowance is None:
+            if len(self._allowances) >= KEPT:
+                self._forget(now)
+            allowance = self._allowances[key] = Allowance(rpm, tpm)
+        return allowance
+
+    def _forget(self, now: float) -> None:
+        """An allowance of which nothing is taken equals a fresh one."""
+        busy = {key: one for key, one in self._allowances.items() if max(one.requests.empty_at, one.tokens.empty_at) > now}
+        self._allowances = busy
+
+
+def estimate(body: Mapping[str, Any], size: int, default: int) -> int:
+    """The tokens that an answer may cost: a quarter of the body's bytes, and the most tokens it may generate, for each choice.
+
+    >>> estimate({"max_tokens": 100, "n": 2}, size=400, default=256)
+    300
+    """
+    asked = body.get("max_completion_tokens", body.get("max_tokens"))
+    return math.ceil(size / 4) + (_count(asked) or default) * (_count(body.get("n")) or 1)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as OpenAI writes them in `x-ratelimit-reset-*`, rounded up to the millisecond.
+
+    >>> duration(0), duration(0.0171), duration(1.5), duration(360)
+    ('0s', '18ms', '1.5s', '6m0s')
+    """
+    thousandths = math.ceil(round(seconds * 1000, 3))
+    if 0 < thousandths < 1000:
+        return f"{thousandths}ms"
+    minutes, rest = divmod(thousandths, 60_000)
+    text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".")
+    return f"{minutes}m{text}s" if minutes else f"{text}s"
+
+
+def _count(value: object) -> int:
+    """The value if it is a whole number from 1, else 0; what is wrong with it is the origin's to say."""
+    return value if type(value) is int and value > 0 else 0
+
+
+def _headers(kind: bytes, standing: Standing) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"x-ratelimit-limit-" + kind, b"%d" % standing.limit),
+        (b"x-ratelimit-remaining-" + kind, b"%d" % standing.remaining),
+        (b"x-ratelimit-reset-" + kind, duration(standing.reset).encode()),
+    ]

@@ -1,0 +1,79 @@
+"""The program of one local replica: llama.cpp behind an OpenAI-compatible port of its own, until the process that started it is gone.
+
+It reads one line of JSON (the fields of `Replica`) from its standard input, so that the key shows in no process list, and writes its
+address as one line of JSON when the model is loaded. Then it serves until its standard input ends: however the parent dies, it follows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Replica:
+    """What a replica runs. `context` is in tokens and shared by the slots; 0 threads are as many as there are cores."""
+
+    weights: str
+    name: str
+    context: int
+    slots: int
+    threads: int
+    key: str = field(repr=False)
+
+    def line(self) -> bytes:
+        """The line that the program reads."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def serve(replica: Replica) -> Any:
+    """A running server on a loopback port that the OS chose; its address is `listening_address`. It ends with the process."""
+    from xllamacpp import CommonParams, Server
+
+    params = CommonParams()
+    params.model.path = replica.weights
+    params.model_alias = {replica.name}
+    params.api_keys = [replica.key]
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.n_ctx = replica.context
+    params.n_parallel = replica.slots
+    threads = replica.threads or os.cpu_count() or 1
+    params.cpuparams.n_threads = threads
+    params.cpuparams_batch.n_threads = threads
+    params.n_threads_http = replica.slots + 2  # a streaming answer holds one; health and metrics need room beside them
+    params.fit_params = False  # it would trade the context that was asked for against free memory
+    params.cache_prompt = True
+    params.cache_ram_mib = 0  # llama.cpp keeps up to 8 GiB of old prompts by default; each slot's own last prompt is enough
+    params.endpoint_metrics = True
+    params.endpoint_slots = False  # it would show what is being asked
+    params.ui = False
+    params.cors_origins = "http://127.0.0.1"
+    params.verbosity = 1  # errors only: above it, requests are logged
+    return Server(params)
+
+
+def main() -> None:
+    replica = Replica(**json.loads(sys.stdin.buffer.readline()))
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    try:
+        server = serve(replica)
+    except RuntimeError as error:
+        sys.exit(f"llama.cpp can't serve {replica.weights}: {error}")
+    print(json.dumps({"address": server.listening_address}), flush=True)
+    threading.Event().wait()
+
+
+def _follow_parent() -> None:
+    """Standard input ends when the parent closes it or dies, by whatever signal."""
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

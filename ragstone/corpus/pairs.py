@@ -214,12 +214,12 @@ def _definitions(chunks: Sequence[Chunk]) -> Iterator[Pair]:
     forms = {"What is {}?": DEFINED, "How is {} used?": SIGNATURE}
     for chunk in chunks:
         found = ((form, match.group(1)) for form, pattern in forms.items() for match in pattern.finditer(chunk.text))
-        terms = [(form, term) for form, term in found if words(term)[0] not in VAGUE]
+        terms = [(form, term) for form, term in found if words(term)[0] not in VAGUE and term != "following"]
         for form, term in terms[:2]:
             yield _pair(chunk, form.format(term), chunk, "definition")
 
 
-VAGUE = frozenset(["it", "this", "that", "these", "those", "there", "he", "she", "they", "we", "you", "which", "what", "who", "here", "following"])
+VAGUE = frozenset(["it", "this", "that", "these", "those", "there", "he", "she", "they", "we", "you", "which", "what", "who", "here"])
 
 
 def _keywords(chunks: Sequence[Chunk], rare: Callable[[str], float], draw: random.Random) -> Iterator[Pair]:

@@ -30,6 +30,7 @@ try:
     from tokenizers import Tokenizer
     from torch import Tensor
     from transformers import AutoModel
+    from transformers.utils import logging as transformers_logging
 except ImportError as missing:
     raise TrainError(f"training needs {missing.name}, which is not installed", "pip install 'ragstone[train]'") from missing
 
@@ -215,6 +216,7 @@ class Encoder:
 
     def __init__(self, folder: Path, card: embedder.Card, device: torch.device) -> None:
         self.card, self.device = card, device
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         model = AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32)
         self.model: Any = model.to(device)
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 from ragstone.corpus import Chunk, Document, Heading
@@ -31,8 +31,8 @@ class Section:
 def chunk(document: Document, words: int) -> list[Chunk]:
     """The passages of the document in order, each at most `words` long; none is empty.
 
-    A passage keeps within its section, except that tiny sections next to each other (siblings, or a parent and its child) share
-    one; its path is then what their paths have in common.
+    A passage keeps within its section, except that a tiny section shares one with its sibling, parent or child; the path is then
+    what all of them are below.
 
     >>> found = chunk(Document("a.md", "", "Pump", "# Pump\\n\\nOpen the valve.", (Heading(0, 1, "Pump"),)), 180)
     >>> [(passage.path, passage.start, passage.end) for passage in found]
@@ -92,20 +92,29 @@ def merge(text: str, found: list[Section], words: int) -> list[Section]:
 
     A heading right above a long child is left out: it is in the child's path.
     """
-    merged: list[Section] = []
+    groups: list[list[Section]] = []
     sizes: list[int] = []
     for section in found:
         size = length(text[section.start : section.end])
-        if merged and min(size, sizes[-1]) < words / TINY and size + sizes[-1] <= words and _kin(merged[-1].path, section.path):
-            merged[-1] = Section(merged[-1].start, section.end, _common(merged[-1].path, section.path))
+        tiny = bool(groups) and min(size, sizes[-1]) < words / TINY and size + sizes[-1] <= words
+        if tiny and _kin(_union(groups[-1]).path, section.path):
+            groups[-1].append(section)
             sizes[-1] += size
             continue
-        if merged and _is_heading_of(text, merged[-1], section):
-            merged.pop()
+        if groups and _is_heading_of(text, _union(groups[-1]), section):
+            groups.pop()
             sizes.pop()
-        merged.append(section)
+        groups.append([section])
         sizes.append(size)
-    return merged
+    return [_union(group) for group in groups]
+
+
+def _union(group: list[Section]) -> Section:
+    """One section for all. A parent and its only child go under the child's path, which names both; siblings under what they share."""
+    path = group[-1].path
+    if len(group) != 2 or group[0].path != path[: len(group[0].path)]:
+        path = reduce(_common, (section.path for section in group))
+    return Section(group[0].start, group[-1].end, path)
 
 
 def _kin(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
@@ -129,12 +138,25 @@ def _is_heading_of(text: str, parent: Section, child: Section) -> bool:
 def _split(text: str, section: Section, words: int) -> Iterator[tuple[int, int]]:
     """Offsets of the section's passages, without the white space around them and without those that hold no word."""
     body = text[section.start : section.end]
-    spans = [(0, len(body))] if length(body) <= words else _chunker(words)(body)
+    spans = [(0, len(body))] if length(body) <= words else _joined(body, _chunker(words)(body), words)
     for start, end in spans:
         passage = body[start:end]
         if re.search(r"\w", passage):
             left = start + len(passage) - len(passage.lstrip())
             yield section.start + left, section.start + left + len(passage.strip())
+
+
+def _joined(text: str, spans: list[tuple[int, int]], words: int) -> list[tuple[int, int]]:
+    """The spans, tiny ones joined to a neighbour if both fit: the splitter may leave a line by itself between two paragraphs."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        first = joined[-1][0] if joined else 0
+        tiny = bool(joined) and min(length(text[start:end]), length(text[slice(*joined[-1])])) < words / TINY
+        if tiny and length(text[first:end]) <= words:
+            joined[-1] = first, end
+        else:
+            joined.append((start, end))
+    return joined
 
 
 @cache

@@ -94,13 +94,13 @@ def _underlined(before: list[Line]) -> bool:
 
 
 def _words(title: str) -> str:
-    """The title without its inline markup.
+    """The title without its inline markup. Underscores stay: they are more often a name's than an emphasis.
 
-    >>> _words("The `spam` **module** [docs](x.html)")
-    'The spam module docs'
+    >>> _words("The `spam` **module** [docs](x.html) of __init__")
+    'The spam module docs of __init__'
     """
     title = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", title)
-    title = re.sub(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1", r"\2", title)
+    title = re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", r"\1", title)
     title = re.sub(r"(?<![\w*])\*(?=\S)(.+?)(?<=\S)\*(?![\w*])", r"\1", title)
     return " ".join(re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", title.replace("`", "")).split())
 

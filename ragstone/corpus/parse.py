@@ -151,9 +151,10 @@ def _facts(encoding: str, **more: str) -> dict[str, str]:
 
 
 def _first_title(parsed: Parsed) -> str:
-    """The words of the first heading, if it is the document's highest."""
-    first = parsed.headings[0] if parsed.headings else None
-    return first.title if first and first.level == min(heading.level for heading in parsed.headings) else ""
+    """The words of the first heading, if no other is as high: of several chapters, none names the document."""
+    highest = min((heading.level for heading in parsed.headings), default=0)
+    highest_ones = [heading for heading in parsed.headings if heading.level == highest]
+    return highest_ones[0].title if len(highest_ones) == 1 and highest_ones[0] == parsed.headings[0] else ""
 
 
 def _text(data: bytes) -> Parsed:
@@ -248,13 +249,18 @@ def _outlined(outline: list[tuple[int, str, int | None]], pages: list[str]) -> t
         title = " ".join(title.split())
         if not title or page_number is None or not 0 <= page_number < len(pages):
             continue
-        words = r"\s*".join(map(re.escape, re.sub(r"\s", "", title)))
-        from_here = max(0, last + 1 - starts[page_number])
-        match = re.compile(words).search(pages[page_number], from_here)
-        last = max(last + 1, starts[page_number] + (match.start() if match else 0))
+        where = _position(pages[page_number], title, last + 1 - starts[page_number])
+        last = max(last + 1, starts[page_number] + where)
         if last < starts[page_number + 1] - 2:
             found.append(Heading(last, level, title))
     return tuple(found)
+
+
+def _position(page: str, title: str, after: int) -> int:
+    """Where the title's words stand on the page, at or after an offset, with the number before them ("2.1"); 0 when they don't."""
+    words = r"\s*".join(map(re.escape, title.replace(" ", "")))
+    match = re.compile(rf"(?:^(?:[A-Z\d.]{{1,8}}|Appendix [A-Z])[ \t]+)?{words}", re.MULTILINE).search(page, max(0, after))
+    return match.start() if match else 0
 
 
 def _html(data: bytes) -> Parsed:
@@ -290,7 +296,7 @@ def _office(kind: str, data: bytes) -> Parsed:
         use_cache=False,
         disable_ocr=True,
         output_format=library.OutputFormat("markdown"),
-        html_options=library.ConversionOptions(extract_metadata=False),
+        html_options=library.ConversionOptions(extract_metadata=False, compact_tables=True),
     )
 
     async def extract() -> Any:
@@ -308,12 +314,13 @@ def _office(kind: str, data: bytes) -> Parsed:
 
 
 def _without_links(text: str) -> str:
-    """Markdown with links and images reduced to their words: addresses are noise to a search.
+    """Markdown with links and images reduced to their words, and without the pilcrows that link to a heading: noise to a search.
 
     >>> _without_links("See [the manual](http://x/y 'm') and ![pump](a.png).")
     'See the manual and pump.'
     """
-    return re.sub(r"!?\[((?:[^\[\]]|\[[^\]]*\])*)\]\([^()\s]*(?:\([^()]*\)[^()\s]*)*(?:\s+[\"'][^\n]*?[\"'])?\)", r"\1", text)
+    text = re.sub(r"!?\[((?:[^\[\]]|\[[^\]]*\])*)\]\([^()\s]*(?:\([^()]*\)[^()\s]*)*(?:\s+[\"'][^\n]*?[\"'])?\)", r"\1", text)
+    return re.sub(r"[ \t]*¶$", "", text, flags=re.MULTILINE)
 
 
 def _plain_tables(found: Any) -> str:

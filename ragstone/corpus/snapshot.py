@@ -119,17 +119,22 @@ def _parse(
 
 
 def _parsed(store: Store, sandbox: Sandbox, entry: Entry, size: int, max_mb: float) -> parse.Parsed:
-    """What is in the file: from the store if its content was parsed before. Failures aren't kept, as a time limit may be to blame."""
+    """What is in the file: from the store if its content was parsed before.
+
+    Plain text is read faster than looked up. Failures aren't kept, as a time limit may be to blame.
+    """
     if size > max_mb * 1e6:
         raise ParseError(f"is {size / 1e6:.0f} MB, more than corpus.max_mb = {max_mb:g}")
     key = f"parsed/{entry.sha256}-{entry.parser}.json"
-    if entry.parser and store.stat(key):
+    keep = parse.kind(entry.path) in parse.ENGINES
+    if keep and store.stat(key):
         return unpack(json.loads(store.get(key)))
     data = store.get(blob(entry.sha256))
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise ParseError(f"its copy in the store is damaged: delete {blob(entry.sha256)} there and stage again")
     parsed = sandbox.parse(data, entry.path)
-    store.put(key, json.dumps(asdict(parsed)).encode())
+    if keep:
+        store.put(key, json.dumps(asdict(parsed)).encode())
     return parsed
 
 

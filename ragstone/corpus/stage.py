@@ -13,7 +13,8 @@ import os
 import stat as modes
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
@@ -30,6 +31,9 @@ LISTINGS = "raw/listings/"
 IN_MEMORY = 8 << 20
 """A larger file is hashed into a temporary copy instead of memory: what is stored is then exactly what was hashed."""
 
+THREADS = 8
+"""Files copied at a time: a store spends most of a small one waiting for the disk or the network."""
+
 
 @dataclass(frozen=True)
 class File:
@@ -38,6 +42,10 @@ class File:
     sha256: str
     size: int
     mtime_ns: int
+
+
+Found = tuple[Path, os.stat_result]
+"""Where a file's bytes are, and what the folder said of them."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,10 @@ class Listing:
     """What the run that returned this listing did; not stored."""
 
 
+Outcome = tuple[str, File | Failure, Summary]
+"""A file's name, what became of it, and what that took."""
+
+
 def stage(store: Store, source: Path | str, progress: Progress | None = None) -> Listing:
     """The listing of `source` as it is now, with every file's content in the store.
 
@@ -93,22 +105,16 @@ def stage(store: Store, source: Path | str, progress: Progress | None = None) ->
     stored = {stat.key: stat.size for stat in store.list(BLOBS)}  # one listing instead of a question per file
     found, failures = _walk(root)
     total = sum(status.st_size for _, status in found.values())
-    files: dict[str, File] = {}
     summary = Summary(deleted=_count(known[name] for name in known.keys() - found.keys()))
     done = 0
-    for name, (path, status) in sorted(found.items()):
-        old = known.get(name)
-        unchanged = old and (old.size, old.mtime_ns) == (status.st_size, status.st_mtime_ns)
-        if old and unchanged and stored.get(blob(old.sha256)) == old.size:
-            files[name], step = old, Summary(skipped=Count(1, old.size))
+    files: dict[str, File] = {}
+    for name, outcome, step in _files(store, stored, known, found):
+        if isinstance(outcome, File):
+            files[name] = outcome
         else:
-            try:
-                files[name], step = _copy(store, path, stored)
-            except OSError as error:
-                failures.append(Failure(name, f"can't be read: {error.strerror}"))
-                step = Summary()
+            failures.append(outcome)
         summary = _add(summary, step)
-        done += status.st_size
+        done += found[name][1].st_size
         if progress:
             progress(done, total)
     return _save(store, Listing(0, files, tuple(sorted(failures, key=lambda failure: failure.path)), time.time(), summary))
@@ -158,9 +164,9 @@ def _root(store: Store, source: Path | str) -> Path:
     return root
 
 
-def _walk(root: Path) -> tuple[dict[str, tuple[Path, os.stat_result]], list[Failure]]:
+def _walk(root: Path) -> tuple[dict[str, Found], list[Failure]]:
     """Every visible file below `root` with where its bytes are (the target, for a link), and what can't be staged."""
-    found: dict[str, tuple[Path, os.stat_result]] = {}
+    found: dict[str, Found] = {}
     failures: list[Failure] = []
     for path in _visible(root, failures):
         name = path.relative_to(root).as_posix()
@@ -214,21 +220,41 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
-def _copy(store: Store, path: Path, stored: dict[str, int]) -> tuple[File, Summary]:
-    """Read the file and put its content, unless the store has it. The time kept is that before reading, so a later edit is seen."""
-    with _open(path) as source:
-        status = os.fstat(source.fileno())
-        if status.st_size <= IN_MEMORY:
-            data = source.read()
-            digest = hashlib.sha256(data).hexdigest()
-            new = _put(store, stored, digest, len(data), data)
+def _files(store: Store, stored: dict[str, int], known: Mapping[str, File], found: Mapping[str, Found]) -> Iterator[Outcome]:
+    """Every file found: unchanged ones as they were, the others read and copied."""
+    changed = {}
+    for name, (path, status) in sorted(found.items()):
+        old = known.get(name)
+        unchanged = old and (old.size, old.mtime_ns) == (status.st_size, status.st_mtime_ns)
+        if old and unchanged and stored.get(blob(old.sha256)) == old.size:
+            yield name, old, Summary(skipped=Count(1, old.size))
         else:
-            with tempfile.NamedTemporaryFile(prefix="ragstone-") as spool:
-                digest, size = _spool(source, spool)
-                new = _put(store, stored, digest, size, Path(spool.name))
+            changed[name] = path
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        yield from pool.map(lambda name: _copy(store, stored, name, changed[name]), changed)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _copy(store: Store, stored: dict[str, int], name: str, path: Path) -> Outcome:
+    """Read the file and put its content, unless the store has it. The time kept is that before reading, so a later edit is seen."""
+    try:
+        with _open(path) as source:
+            status = os.fstat(source.fileno())
+            if status.st_size <= IN_MEMORY:
+                data = source.read()
+                digest = hashlib.sha256(data).hexdigest()
+                new = _put(store, stored, digest, len(data), data)
+            else:
+                with tempfile.NamedTemporaryFile(prefix="ragstone-") as spool:
+                    digest, size = _spool(source, spool)
+                    new = _put(store, stored, digest, size, Path(spool.name))
+    except OSError as error:
+        return name, Failure(name, f"can't be read: {error.strerror}"), Summary()
     count = Count(1, status.st_size)
     summary = Summary(copied=count, read=count) if new else Summary(skipped=count, read=count)
-    return File(digest, status.st_size, status.st_mtime_ns), summary
+    return name, File(digest, status.st_size, status.st_mtime_ns), summary
 
 
 def _open(path: Path) -> BinaryIO:
@@ -279,7 +305,7 @@ def _number(key: str) -> int:
     return int(key.removeprefix(LISTINGS).removesuffix(".json"))
 
 
-def _count(files: Iterator[File]) -> Count:
+def _count(files: Iterable[File]) -> Count:
     return sum((Count(1, file.size) for file in files), Count())
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import aiohttp
 
-from ragstone import wire
+from ragstone import telemetry, wire
 from ragstone.errors import GeneratorError
 from ragstone.wire import Message, Piece, Sampling, Usage
 
@@ -29,6 +29,8 @@ class Endpoint:
     url: str
     model: str
     key: str = field(default="", repr=False)
+    provider: str = "openai"
+    """The connector's name, for telemetry."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -57,19 +59,21 @@ class Completions:
 
         Raises `GeneratorError`, retryable when the fault may pass and no piece was given yet.
         """
-        deadline = asyncio.get_running_loop().time() + self._patience.total
-        body = wire.request(messages, sampling, endpoint.model)
         given = False
-        try:
-            async with self._response(endpoint, body, deadline) as response, aclosing(self._pieces(endpoint, response, deadline)) as pieces:
-                async for piece in pieces:
-                    given = True
-                    yield piece
-        except GeneratorError as error:
-            error.retryable = error.retryable and not given
-            raise
+        with telemetry.generation(endpoint.provider, endpoint.model, sampling) as generation:
+            try:
+                async with aclosing(self._answer(endpoint, wire.request(messages, sampling, endpoint.model))) as pieces:
+                    async for piece in pieces:
+                        given = True
+                        generation.token()
+                        if piece.finish is not None:
+                            generation.end(piece.finish, piece.usage or Usage())
+                        yield piece
+            except GeneratorError as error:
+                error.retryable = error.retryable and not given
+                raise
 
-    async def reachable(self, endpoint: Endpoint, path: str, patience: float = 5.0) -> int:
+    async def status(self, endpoint: Endpoint, path: str, patience: float = 5.0) -> int:
         """The status of a GET below the endpoint's URL. Raises `GeneratorError` when nothing answers in time."""
         timeout = aiohttp.ClientTimeout(total=patience)
         try:
@@ -92,16 +96,18 @@ class Completions:
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self._session
 
-    @asynccontextmanager
-    async def _response(self, endpoint: Endpoint, body: bytes, deadline: float) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """A response of status 200, after as many tries as it takes and time allows."""
+    async def _answer(self, endpoint: Endpoint, body: bytes) -> AsyncGenerator[Piece, None]:
+        deadline = asyncio.get_running_loop().time() + self._patience.total
         response = await self._post(endpoint, body, deadline)
         try:
-            yield response
+            async with aclosing(self._pieces(endpoint, response, deadline)) as pieces:
+                async for piece in pieces:
+                    yield piece
         finally:
             response.close()  # not release: an answer that was not read to its end must stop being generated
 
     async def _post(self, endpoint: Endpoint, body: bytes, deadline: float) -> aiohttp.ClientResponse:
+        """A response of status 200, after as many tries as it takes and time allows."""
         for attempt in range(1, ATTEMPTS + 1):
             # spread, so that clients that were refused together do not come back together
             pause = self._patience.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1)
@@ -155,7 +161,7 @@ class Completions:
             async with asyncio.timeout_at(until):
                 return await response.content.readany()
         except TimeoutError as error:
-            raise GeneratorError(f"{endpoint.url} fell silent in the middle of its answer", TOO_SLOW, retryable=True) from error
+            raise GeneratorError(f"{endpoint.url} fell silent in the middle of its answer", TOO_SLOW) from error
         except (aiohttp.ClientError, OSError) as error:
             raise GeneratorError(f"{endpoint.url} broke off its answer: {type(error).__name__}", retryable=True) from error
 

@@ -15,12 +15,12 @@ STAGES = ("store", "train", "index", "serve", "rag", "edge")
 
 
 def scheme(url: str) -> str:
-    """The part before `://`; a bare word is its own scheme.
+    """The part before `://`, without a transport after a plus; a bare word is its own scheme.
 
-    >>> scheme("s3://bucket/prefix"), scheme("local")
-    ('s3', 'local')
+    >>> scheme("s3://bucket/prefix"), scheme("openai+http://host/v1"), scheme("local")
+    ('s3', 'openai', 'local')
     """
-    return url.split("://", 1)[0]
+    return url.split("://", 1)[0].split("+", 1)[0]
 
 
 def connector(stage: str, url: str) -> ModuleType:

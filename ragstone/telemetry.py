@@ -20,6 +20,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from ragstone.errors import ConfigError, RagstoneError
 from ragstone.wire import Sampling, Usage
 
+Attributes = dict[str, str | int | float | bool]
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 REGISTRY = CollectorRegistry(auto_describe=True)
 """Our own: nothing that another library registers is shown."""
@@ -69,9 +71,14 @@ def trained(promoted: bool, measure: str, gain: float, low: float, high: float) 
 
 @contextmanager
 def stage(name: str, **attributes: str | int | float | bool) -> Iterator[Span]:
-    """Times a stage and spans it as `ragstone <name>`; an error inside is the span's status. Yields the span, to add attributes to."""
+    """Times a stage and spans it as `ragstone <name>`; an error inside is the span's status. Yields the span, to add attributes to.
+
+    What runs inside is below it in the trace, so a generator must not yield in it.
+    """
     begun = perf_counter()
-    with _span(f"ragstone {name}", SpanKind.INTERNAL, {f"ragstone.{key}": value for key, value in attributes.items()}) as span:
+    named: Attributes = {f"ragstone.{key}": value for key, value in attributes.items()}
+    start = trace.get_tracer("ragstone").start_as_current_span
+    with start(f"ragstone {name}", attributes=named, record_exception=False, set_status_on_exception=False) as span, _faults(span):
         yield span
     seconds.labels(name).observe(perf_counter() - begun)
 
@@ -100,13 +107,12 @@ class Generation:
 
 
 @contextmanager
-def generation(provider: str, model: str, version: str, sampling: Sampling) -> Iterator[Generation]:
-    """Times and spans one call of a generator, as the GenAI conventions say. `provider` is the connector, `version` the generator's."""
-    attributes: dict[str, str | int | float | bool] = {
+def generation(provider: str, model: str, sampling: Sampling) -> Iterator[Generation]:
+    """Times and spans one call of a generator, as the GenAI conventions say. It may hold a `yield`. `provider` is the connector."""
+    attributes: Attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": provider,
         "gen_ai.request.model": model,
-        "gen_ai.response.model": version,
         "gen_ai.output.type": "text",
         "gen_ai.request.max_tokens": sampling.max_tokens,
         "gen_ai.request.temperature": sampling.temperature,
@@ -114,13 +120,17 @@ def generation(provider: str, model: str, version: str, sampling: Sampling) -> I
     }
     if sampling.seed is not None:
         attributes["gen_ai.request.seed"] = sampling.seed
+    # never the current span: the context in which a stream is read or closed may not be the one in which it was begun
+    span = trace.get_tracer("ragstone").start_span(f"chat {model}", kind=SpanKind.CLIENT, attributes=attributes)
     begun = perf_counter()
     try:
-        with _span(f"chat {model}", SpanKind.CLIENT, attributes) as span:
+        with _faults(span):
             yield Generation(span, begun)
     except RagstoneError as error:
         failures.labels(error.code).inc()
         raise
+    finally:
+        span.end()
     seconds.labels("generate").observe(perf_counter() - begun)
 
 
@@ -151,13 +161,11 @@ def _traces(endpoint: str) -> str:
 
 
 @contextmanager
-def _span(name: str, kind: SpanKind, attributes: dict[str, str | int | float | bool]) -> Iterator[Span]:
-    """A span whose errors are named by type and code only: their messages may quote what was asked."""
-    start = trace.get_tracer("ragstone").start_as_current_span
-    with start(name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False) as span:
-        try:
-            yield span
-        except Exception as error:
-            span.set_attribute("error.type", error.code if isinstance(error, RagstoneError) else type(error).__qualname__)
-            span.set_status(Status(StatusCode.ERROR))
-            raise
+def _faults(span: Span) -> Iterator[None]:
+    """An error inside is the span's status, by type and code only: its message may quote what was asked."""
+    try:
+        yield
+    except Exception as error:
+        span.set_attribute("error.type", error.code if isinstance(error, RagstoneError) else type(error).__qualname__)
+        span.set_status(Status(StatusCode.ERROR))
+        raise

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import orjson
 
-from ragstone.errors import GeneratorError, RagstoneError, RateLimited, RequestError
+from ragstone.errors import GeneratorError, OriginError, RagstoneError, RateLimited, RequestError
 
 DONE = b"data: [DONE]\n\n"
 """The event that ends a whole stream."""
@@ -79,7 +79,7 @@ def error_headers(error: RagstoneError) -> dict[str, str]:
     {'content-type': 'application/json', 'retry-after': '2'}
     """
     headers = {"content-type": "application/json"}
-    if isinstance(error, RateLimited):
+    if isinstance(error, RateLimited | OriginError):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     return headers
 

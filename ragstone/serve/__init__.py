@@ -22,8 +22,9 @@ __all__ = ["Generator", "Message", "Piece", "Sampling", "Usage", "connect", "dep
 class Generator(Protocol):
     """A deployed generator. `tests/conformance/test_serve.py` is the contract."""
 
-    version: str
-    """What generates, by digest: the same weights, engine settings and template give the same version."""
+    @property
+    def version(self) -> str:
+        """What generates, by digest: the same weights, engine settings and template give the same version."""
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[Piece, None]:
         """The answer, piece by piece. Raises `GeneratorError` (retryable only before the first piece).

@@ -111,9 +111,10 @@ def _public(module: ModuleType) -> list[tuple[str, object]]:
 
 
 def _signature(value: object) -> str:
-    """As a reader would call it. A default's address in memory goes: equal documentation must make equal files."""
+    """As a reader would call it. What is this process's own in the defaults goes, so that a second run writes the same."""
     try:
-        return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(value))) if callable(value) else ""
+        text = str(inspect.signature(value)) if callable(value) else ""
+        return re.sub(r" at 0x[0-9a-f]+", "", text.replace(sys.executable, "python"))
     except Exception:  # inspect evaluates what a builtin says of its defaults, which can fail in any way
         return "(...)"
 

@@ -1,0 +1,195 @@
+"""The contract of a trainer, held against every connector that runs without an account."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ragstone import embedder, train, weights
+from ragstone.corpus.pairs import Pair, mine
+from ragstone.embedder import Embedder
+from ragstone.errors import TrainError
+from ragstone.train import Progress, Recipe, Trainer
+from tests.topics import topics
+
+ROOT = Path(__file__).parents[2]
+SHORT = Recipe(epochs=2, batch=4, query_tokens=16, document_tokens=24, interpolations=(0.5, 1.0))
+"""Two epochs of three batches: six steps."""
+
+
+@pytest.fixture(params=["local"])
+def trainer(request: pytest.FixtureRequest) -> Trainer:
+    return train.connect(request.param)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "model"
+    embedder.prepare(weights.pull("minilm"), folder, name="minilm", base="minilm")
+    return folder
+
+
+def pairs(seed: int = 17) -> list[Pair]:
+    found = mine(topics(), limit=12, seed=seed).pairs
+    return [replace(pair, negatives=(found[at - 1].positive,)) for at, pair in enumerate(found)]
+
+
+def steps_of(trainer: Trainer, base: Path, recipe: Recipe, work: Path) -> list[Progress]:
+    seen: list[Progress] = []
+    trainer.train(base, pairs(), recipe, work, seen.append)
+    return seen
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    found: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = load_file(folder / "model.safetensors")
+    return found
+
+
+def test_every_interpolation_becomes_a_complete_model_folder(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    folders = trainer.train(base, pairs(), SHORT, tmp_path, lambda now: None)
+    assert set(folders) == {0.5, 1.0}
+    for folder in folders.values():
+        model = Embedder(folder, threads=1)
+        assert np.allclose(np.linalg.norm(model.queries(["how is a class made?"]), axis=1), 1, atol=1e-3)
+    assert len({embedder.digest(folder) for folder in (base, *folders.values())}) == 3
+
+
+def test_a_candidate_lies_on_the_line_from_the_base_to_the_tuned_weights(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    folders = trainer.train(base, pairs(), SHORT, tmp_path, lambda now: None)
+    start, half, whole = tensors(base), tensors(folders[0.5]), tensors(folders[1.0])
+    moved = [name for name in start if start[name].dtype == np.float32 and not np.array_equal(start[name], whole[name])]
+    assert moved
+    assert all(np.allclose(half[name], (start[name] + whole[name]) / 2, atol=1e-6) for name in moved)
+
+
+def test_training_lowers_the_loss(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    seen = steps_of(trainer, base, replace(SHORT, epochs=4, learning_rate=2e-4), tmp_path)
+    assert np.mean([now.loss for now in seen[-3:]]) < np.mean([now.loss for now in seen[:3]])
+
+
+def test_the_lineage_names_base_pairs_and_recipe(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    folder = trainer.train(base, pairs(), SHORT, tmp_path, lambda now: None)[0.5]
+    lineage = json.loads((folder / "card.json").read_text())["lineage"]
+    assert lineage["base"] == embedder.digest(base)
+    assert lineage["recipe"]["seed"] == SHORT.seed
+    assert (lineage["share"], lineage["steps"]) == (0.5, 6)
+
+
+def test_equal_runs_give_equal_models(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    first, second = (trainer.train(base, pairs(), SHORT, tmp_path / name, lambda now: None) for name in "ab")
+    assert embedder.digest(first[1.0]) == embedder.digest(second[1.0])
+
+
+def test_progress_counts_every_step_and_the_seconds_left_end_at_zero(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    seen = steps_of(trainer, base, SHORT, tmp_path)
+    assert [now.step for now in seen] == [1, 2, 3, 4, 5, 6]
+    assert {now.steps for now in seen} == {6}
+    assert seen[-1].seconds_left == 0
+
+
+def test_the_minutes_cut_a_run_short_and_still_give_candidates(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    recipe = replace(SHORT, epochs=1000, minutes=0.0001)
+    assert len(steps_of(trainer, base, recipe, tmp_path)) < 10
+    assert (tmp_path / "candidate-0.5" / "model.onnx").is_file()
+
+
+def test_a_folder_in_sentence_transformers_layout_is_a_base_too(trainer: Trainer, tmp_path: Path) -> None:
+    folders = trainer.train(weights.pull("minilm"), pairs(), replace(SHORT, epochs=1), tmp_path, lambda now: None)
+    assert (folders[0.5] / "card.json").is_file()
+
+
+def test_no_pairs_are_an_error_that_says_so(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="no pairs"):
+        trainer.train(base, [], SHORT, tmp_path, lambda now: None)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("tokenizer.json", "config.json", "card.json"):
+        (broken / name).write_bytes((base / name).read_bytes())
+    found = {name: np.full_like(value, np.nan) if "layer.5" in name else value for name, value in tensors(base).items()}
+    save_file(found, broken / "model.safetensors")
+    with pytest.raises(TrainError, match="the loss is nan at step 1"):
+        trainer.train(broken, pairs(), SHORT, tmp_path / "work", lambda now: None)
+    assert not (tmp_path / "work" / "checkpoint.safetensors").exists()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    def interrupt(now: Progress) -> None:
+        if now.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(base, pairs(), SHORT, tmp_path / "cut", interrupt)
+    rest = steps_of(trainer, base, SHORT, tmp_path / "cut")
+    steps_of(trainer, base, SHORT, tmp_path / "whole")
+    assert [now.step for now in rest] == [5, 6]
+    assert embedder.digest(tmp_path / "cut" / "candidate-1") == embedder.digest(tmp_path / "whole" / "candidate-1")
+
+
+def test_a_finished_run_is_not_repeated(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    steps_of(trainer, base, SHORT, tmp_path)
+    assert steps_of(trainer, base, SHORT, tmp_path) == []
+
+
+CHANGES: list[Callable[[Recipe], Recipe]] = [lambda recipe: replace(recipe, seed=18), lambda recipe: replace(recipe, learning_rate=1e-5)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_of_another_recipe_is_ignored(
+    trainer: Trainer, base: Path, tmp_path: Path, change: Callable[[Recipe], Recipe]
+) -> None:
+    steps_of(trainer, base, SHORT, tmp_path)
+    assert len(steps_of(trainer, base, change(SHORT), tmp_path)) == 6
+
+
+def test_a_checkpoint_of_other_pairs_is_ignored(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    steps_of(trainer, base, SHORT, tmp_path)
+    seen: list[Progress] = []
+    trainer.train(base, pairs(seed=18), SHORT, tmp_path, seen.append)
+    assert seen[0].step == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "guide.safetensors"])
+def test_a_damaged_file_in_the_work_folder_is_made_again(trainer: Trainer, base: Path, tmp_path: Path, name: str) -> None:
+    steps_of(trainer, base, SHORT, tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    assert trainer.train(base, pairs(), SHORT, tmp_path, lambda now: None)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(base: Path, tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from ragstone.train import local
+from tests.conformance.test_train import SHORT, pairs
+local.CHECKPOINT_STEPS = 2
+local.LocalTrainer().train(Path({str(base)!r}), pairs(), SHORT, Path({str(tmp_path)!r}), lambda now: print(now.step, flush=True))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    for line in process.stdout:
+        if line.strip() == "3":
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+    resumed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert resumed.stdout.split()[0] in {"3", "5"}
+    assert Embedder(tmp_path / "candidate-0.5", threads=1).queries(["a question"]).shape == (1, 384)
+
+
+def test_without_torch_the_error_says_what_to_install() -> None:
+    script = "import sys; sys.modules['torch'] = None\nfrom ragstone import train\ntrain.connect('local')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "pip install 'ragstone[train]'" in done.stderr

@@ -1,0 +1,279 @@
+"""Metrics, the bootstrap, the gate and the calibration: what they say of cases whose answer is known."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from ragstone import embedder, evaluate, weights
+from ragstone.config import Retrieve
+from ragstone.corpus import Chunk
+from ragstone.corpus.pairs import Mined, mine
+from ragstone.embedder import Card, Embedder
+from ragstone.evaluate import Interval, Verdict, fit_calibration, foreign_questions, gate, mrr, ndcg, paired_bootstrap, recall
+from ragstone.index import Index, Vectors, local
+from ragstone.retrieve import Calibration, Retriever
+from tests.topics import topics
+
+
+def test_ndcg_is_one_for_the_ideal_order_and_zero_without_a_relevant_hit() -> None:
+    relevant = {"a": 2.0, "b": 1.0}
+    assert ndcg(["a", "b", "c"], relevant) == 1.0
+    assert ndcg(["c", "d"], relevant) == 0.0
+
+
+def test_ndcg_discounts_by_the_logarithm_of_the_rank() -> None:
+    assert ndcg(["b", "a"], {"a": 2.0, "b": 1.0}) == pytest.approx((1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3)))
+
+
+def test_ndcg_looks_at_the_first_k_only() -> None:
+    assert ndcg(["x"] * 10 + ["a"], {"a": 1.0}, 10) == 0.0
+
+
+@given(st.permutations(list("abcdef")), st.dictionaries(st.sampled_from("abcdef"), st.floats(0.1, 3), min_size=1))
+def test_ndcg_lies_between_zero_and_one(ranked: list[str], relevant: dict[str, float]) -> None:
+    assert 0 <= ndcg(ranked, relevant, 4) <= 1 + 1e-9
+
+
+def test_recall_is_the_share_of_the_relevant_that_is_found() -> None:
+    assert recall(["a", "x", "b"], {"a": 1, "b": 1, "c": 1, "d": 0}, 3) == pytest.approx(2 / 3)
+    assert recall(["a"], {}) == 0.0
+
+
+def test_mrr_is_one_over_the_rank_of_the_first_relevant() -> None:
+    assert mrr(["x", "y", "a", "b"], {"a": 1, "b": 1}) == pytest.approx(1 / 3)
+    assert mrr(["x"], {"a": 1}) == 0.0
+
+
+def test_equal_scores_have_an_interval_of_zero() -> None:
+    assert paired_bootstrap([0.1, 0.5, 0.9], [0.1, 0.5, 0.9]) == Interval(0.0, 0.0, 0.0)
+
+
+def test_a_constant_gain_has_no_width() -> None:
+    found = paired_bootstrap([0.0, 0.5], [0.25, 0.75])
+    assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_the_interval_of_normal_differences_is_the_one_of_the_textbook() -> None:
+    difference = np.random.default_rng(1).normal(0.05, 0.3, 2000)
+    found = paired_bootstrap(np.zeros(2000), difference)
+    half = 1.96 * difference.std() / math.sqrt(2000)
+    assert found.mean == pytest.approx(difference.mean())
+    assert found.high - found.mean == pytest.approx(half, rel=0.05)
+    assert found.mean - found.low == pytest.approx(half, rel=0.05)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(2)
+    found = [paired_bootstrap(np.zeros(80), generator.normal(0.1, 0.4, 80), draws=1000) for _ in range(200)]
+    assert 0.90 <= np.mean([one.low <= 0.1 <= one.high for one in found]) <= 0.99
+
+
+def test_questions_of_one_document_count_as_one_observation() -> None:
+    difference = np.repeat(np.random.default_rng(3).normal(0, 0.3, 20), 10)
+    documents = [f"d{at // 10}" for at in range(200)]
+    alone, together = paired_bootstrap(np.zeros(200), difference), paired_bootstrap(np.zeros(200), difference, clusters=documents)
+    assert together.high - together.low > 2.5 * (alone.high - alone.low)
+
+
+def test_no_questions_give_no_gain() -> None:
+    assert paired_bootstrap([], []) == Interval(0.0, 0.0, 0.0)
+
+
+def test_a_promotion_reads_as_one_line() -> None:
+    verdict = Verdict(True, base=0.512, tuned=0.583, gain=0.071, low=0.0312, high=0.1099, questions=300, margin=0.02)
+    assert str(verdict) == "nDCG@10 on held-out questions 0.51 -> 0.58, +0.07 [0.03, 0.11]: promoted"
+
+
+def test_a_refusal_says_that_the_base_stays() -> None:
+    verdict = Verdict(False, base=0.512, tuned=0.511, gain=-0.001, low=-0.012, high=0.01, questions=300, margin=0.02)
+    assert str(verdict) == "nDCG@10 on held-out questions 0.51 -> 0.51, +0.00 [-0.01, 0.01]: the base model stays"
+
+
+def test_a_gain_below_the_margin_says_what_it_lacked() -> None:
+    verdict = Verdict(False, base=0.5, tuned=0.53, gain=0.03, low=0.012, high=0.05, questions=300, margin=0.02)
+    assert str(verdict).endswith("+0.03 [0.01, 0.05], no lower bound above 0.02: the base model stays")
+
+
+def test_a_corpus_that_was_not_judged_says_why() -> None:
+    verdict = Verdict(False, reason="the corpus gives 12 held-out questions")
+    assert str(verdict) == "the corpus gives 12 held-out questions: the base model stays"
+
+
+# The gate, over a real index and real models.
+
+SMALL = Retrieve(candidates=50)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "model"
+    embedder.prepare(weights.pull("minilm"), folder, name="minilm", base="minilm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mined() -> Mined:
+    """The topics' held-out questions, judged against some 150 short chunks, so that encoding takes a second."""
+    found = mine(topics(), limit=100, questions=80)
+    wanted = {id for question in found.questions for id in question.relevant}
+    judged = tuple(replace(chunk, text=chunk.text[:300]) for chunk in found.judged if chunk.id in wanted)
+    assert not found.unsuitable
+    return replace(found, judged=judged)
+
+
+def build(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> Index:
+    place = folder / f"index-{len(list(folder.iterdir()))}"
+    place.mkdir()
+    local.build(place, chunks, vectors)
+    return local.open(place, "gate")
+
+
+def variant(base: Path, folder: Path, amount: float) -> Embedder:
+    """The base with noise on its weights: `amount` in units of each tensor's own spread."""
+    folder.mkdir()
+    generator = np.random.default_rng(5)
+    found = load_file(base / "model.safetensors")
+    noisy = {name: _noise(value, amount, generator) for name, value in found.items()}
+    save_file(noisy, folder / "model.safetensors")
+    for name in ("tokenizer.json", "config.json"):
+        shutil.copyfile(base / name, folder / name)
+    embedder.finish(folder, Card(name="noisy", base="minilm", dimensions=384))
+    return Embedder(folder, threads=1)
+
+
+def _noise(value: Vectors, amount: float, generator: np.random.Generator) -> Vectors:
+    if value.dtype != np.float32:
+        return value
+    noise: Vectors = (amount * value.std() * generator.standard_normal(value.shape)).astype(np.float32)
+    return value + noise
+
+
+def test_the_gate_refuses_the_same_model(base: Path, mined: Mined, tmp_path: Path) -> None:
+    verdict = gate(Embedder(base, threads=1), {0.5: Embedder(base, threads=1)}, mined, partial(build, tmp_path), SMALL, 0.0)
+    assert not verdict.promoted
+    assert (verdict.gain, verdict.low, verdict.high, verdict.wins, verdict.losses) == (0, 0, 0, 0, 0)
+    assert verdict.questions == len(mined.questions)
+
+
+def test_the_gate_refuses_a_model_of_noise_and_promotes_the_one_it_was_made_of(base: Path, mined: Mined, tmp_path: Path) -> None:
+    sound, noisy = Embedder(base, threads=1), variant(base, tmp_path / "noisy", 1.0)
+    (tmp_path / "indexes").mkdir()
+    refused = gate(sound, {0.5: noisy}, mined, partial(build, tmp_path / "indexes"), SMALL, 0.0)
+    promoted = gate(noisy, {0.5: noisy, 1.0: sound}, mined, partial(build, tmp_path / "indexes"), SMALL, 0.0)
+    assert not refused.promoted
+    assert refused.high < 0
+    assert promoted.promoted
+    assert promoted.share == 1.0
+    assert promoted.wins > promoted.losses
+
+
+def test_a_gain_within_the_margin_is_not_enough(base: Path, mined: Mined, tmp_path: Path) -> None:
+    sound, noisy = Embedder(base, threads=1), variant(base, tmp_path / "noisy", 1.0)
+    (tmp_path / "indexes").mkdir()
+    assert not gate(noisy, {1.0: sound}, mined, partial(build, tmp_path / "indexes"), SMALL, 0.9).promoted
+
+
+def test_an_unsuitable_corpus_is_not_judged(base: Path) -> None:
+    model = Embedder(base, threads=1)
+    verdict = gate(model, {1.0: model}, mine(topics()[:30]), lambda chunks, vectors: pytest.fail("nothing is indexed"), SMALL, 0.0)
+    assert not verdict.promoted
+    assert "needed" in verdict.reason
+
+
+def test_a_large_corpus_is_judged_on_the_relevant_chunks_and_a_sample(mined: Mined) -> None:
+    wanted = {id for question in mined.questions for id in question.relevant}
+    whole = mine(topics(), limit=100, questions=80)
+    sampled = {chunk.id for chunk in evaluate._sample(whole, len(wanted) + 7, 17)}
+    assert wanted <= sampled
+    assert len(sampled) == len(wanted) + 7
+
+
+# The calibration.
+
+
+@pytest.fixture(scope="module")
+def retriever(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    chunks = [replace(chunk, text=chunk.text[:400]) for chunk in topics()[::2]]
+    model = Embedder(base, threads=1)
+    index = build(tmp_path_factory.mktemp("topics"), chunks, model.documents([chunk.context for chunk in chunks]))
+    return Retriever(index, model, Calibration.default())
+
+
+OWN = [
+    "How do I define a class?", "What does the with statement do?", "How are keyword arguments passed?", "What is a generator expression?",
+    "How does operator precedence work?", "How do I raise an exception?", "What do the bitwise operators do?", "How are modules imported?",
+    "What does the assert statement check?", "How do augmented assignments work?", "When is the else clause of a loop run?",
+    "How do I delete an attribute of an object?", "What is a lambda?", "How are float literals written?", "What does yield return?",
+    "How do I compare two objects for identity?", "What are f-strings?", "Which methods make an object a sequence?",
+]  # fmt: skip
+"""As a person asks them; none was made from the corpus."""
+
+
+def test_three_quarters_means_that_a_question_belongs_to_the_corpus(retriever: Retriever) -> None:
+    questions = [question.text for question in mine(topics(), questions=120).questions]
+    fit = fit_calibration(retriever, questions, limit=60)
+    assert fit.refused >= 0.95
+    assert fit.answered >= 0.85
+    calibrated = Retriever(retriever.index, retriever.embedder, fit.calibration)
+    best = [max(hit.score for hit in calibrated.search(question, ("public",), 5)) for question in OWN]
+    assert np.mean([score >= 0.75 for score in best]) >= 0.85
+
+
+def test_the_threshold_holds_for_foreign_questions_that_the_fit_has_not_seen(retriever: Retriever) -> None:
+    known, unseen = foreign_questions()[::2], foreign_questions()[1::2]
+    fit = fit_calibration(retriever, OWN, known)
+    calibrated = Retriever(retriever.index, retriever.embedder, fit.calibration)
+    best = [max((hit.score for hit in calibrated.search(question, ("public",), 5)), default=0) for question in unseen]
+    assert np.mean([score < 0.75 for score in best]) >= 0.9
+
+
+def test_another_threshold_cuts_at_the_same_place(retriever: Retriever) -> None:
+    low, high = (fit_calibration(retriever, OWN, threshold=threshold) for threshold in (0.3, 0.9))
+    assert (low.answered, low.refused) == (high.answered, high.refused)
+    assert low.calibration.coefficients[1:] == high.calibration.coefficients[1:]
+
+
+def test_more_evidence_never_lowers_a_score(retriever: Retriever) -> None:
+    fit = fit_calibration(retriever, OWN)
+    assert min(fit.calibration.coefficients[1:]) >= 0
+    assert max(fit.calibration.coefficients[1:]) > 0
+
+
+def test_without_own_questions_the_foreign_ones_place_the_threshold(retriever: Retriever) -> None:
+    fit = fit_calibration(retriever, [])
+    assert fit.refused >= 0.95
+    assert (fit.answered, fit.questions) == (0.0, 0)
+
+
+def test_a_fit_is_repeatable(retriever: Retriever) -> None:
+    assert fit_calibration(retriever, OWN) == fit_calibration(retriever, OWN)
+
+
+def test_separable_kinds_keep_finite_weights() -> None:
+    weights = evaluate._slopes(np.full((50, 2), 0.9), np.full((50, 2), 0.1))
+    assert np.isfinite(weights).all()
+
+
+def test_a_feature_that_points_the_wrong_way_is_left_out() -> None:
+    generator = np.random.default_rng(4)
+    good, bad = generator.normal(1, 0.3, 100), generator.normal(0, 0.3, 100)
+    weights = evaluate._slopes(np.column_stack([good, bad]), np.column_stack([bad, good]))
+    assert weights[0] > 0
+    assert weights[1] == 0
+
+
+def test_the_foreign_questions_are_distinct_and_half_of_them_salad() -> None:
+    found = foreign_questions()
+    assert len(found) == len(set(found)) >= 300
+    assert sum(question.endswith("?") for question in found) == len(found) // 2

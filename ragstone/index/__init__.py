@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragstone.corpus import Chunk
-
-Vectors = NDArray[np.float32]
-"""Shape [n, dimensions], each row of length 1."""
+from ragstone.embedder import Vectors as Vectors
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for. `groups` are the caller's: a chunk is a candidate only if it shares one. `filter` must match metadata exactly."""
+    """What is searched for. `groups` are the caller's: a candidate shares one of them. `filter` must match metadata exactly."""
 
     text: str
     vector: NDArray[np.float32]

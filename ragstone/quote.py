@@ -1,0 +1,87 @@
+"""The sentences of the evidence that best match a question, word for word: the answer when a generator's words can't be vouched for."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ragstone.sentences import Unit, sentences
+from ragstone.words import content
+
+WORDS = 70
+"""About how many words are quoted in all."""
+QUOTES = 3
+CLOSE = 0.75
+"""A further quotation must match at least this share as well as the best."""
+RANK = 0.9
+"""What a match is worth in each further passage: they come best first."""
+
+Similar = Callable[[str, Sequence[str]], Sequence[float]]
+"""How near each sentence is to the question in meaning, from -1 to 1."""
+
+
+@dataclass(frozen=True)
+class Quote:
+    """`passages[passage][start:end]`, as it stands."""
+
+    passage: int
+    start: int
+    end: int
+
+
+def quotes(question: str, passages: Sequence[str], similar: Similar | None = None) -> list[Quote]:
+    """The best quotations, at least one while any passage has text; in the order of the passages, neighbours joined.
+
+    >>> quotes("When does pump B stop?", ["Pump A hums. Pump B stops at 6 bar."])
+    [Quote(passage=0, start=13, end=35)]
+    """
+    found = [(passage, units, i) for passage, text in enumerate(passages) for units in [sentences(text)] for i in range(len(units))]
+    found = [(passage, units, i) for passage, units, i in found if _says_something(units[i])] or found
+    texts = [units[i].text for _, units, i in found]
+    nearness = similar(question, texts) if similar and texts else [0.0] * len(texts)
+    matches = [match + near for match, near in zip(_matches(question, texts), nearness, strict=True)]
+    ranked = sorted(((value * RANK**found[k][0], k) for k, value in enumerate(matches)), key=lambda pair: (-pair[0], pair[1]))
+    chosen: list[Quote] = []
+    for value, k in ranked[:QUOTES]:
+        length = sum(len(passages[quote.passage][quote.start : quote.end].split()) for quote in chosen)
+        if chosen and (value < CLOSE * ranked[0][0] or length + len(texts[k].split()) > WORDS):
+            break
+        passage, units, i = found[k]
+        chosen.append(Quote(passage, units[i].start, _whole(units, i)))
+    return _joined(sorted(chosen, key=lambda quote: (quote.passage, quote.start)), passages)
+
+
+def _matches(question: str, texts: Sequence[str]) -> list[float]:
+    """The share of the question's words in each text, the rarer the heavier."""
+    asked = {word.stem for word in content(question)}
+    stems = [{word.stem for word in content(text)} for text in texts]
+    counts = Counter(stem for found in stems for stem in found & asked)
+    weights = {stem: math.log(1 + len(texts) / counts[stem]) if counts[stem] else 0.5 for stem in asked}
+    total = sum(weights.values()) or 1.0
+    return [sum(weights[stem] for stem in found & asked) / total for found in stems]
+
+
+def _says_something(unit: Unit) -> bool:
+    """A sentence of some length, not a heading, a table row or a broken-off piece."""
+    ends = unit.text[-1:] in ".!?。！？”\"')"
+    return unit.kind == "prose" and ends and not re.match(r"[|>=*_~-]", unit.text) and len(content(unit.text)) >= 3
+
+
+def _whole(units: Sequence[Unit], i: int) -> int:
+    """Where the quotation ends: with the code block that the sentence leads to, if it does."""
+    following = units[i + 1] if i + 1 < len(units) else None
+    return following.end if following and following.kind == "code" and units[i].text.endswith(":") else units[i].end
+
+
+def _joined(chosen: Sequence[Quote], passages: Sequence[str]) -> list[Quote]:
+    joined: list[Quote] = []
+    for quote in chosen:
+        last = joined[-1] if joined else None
+        if last and last.passage == quote.passage and not passages[quote.passage][last.end : quote.start].strip():
+            joined[-1] = Quote(last.passage, last.start, max(last.end, quote.end))
+        else:
+            joined.append(quote)
+    return joined

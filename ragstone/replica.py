@@ -32,7 +32,7 @@ class Replica:
 
 def serve(replica: Replica) -> Any:
     """A running server on a loopback port that the OS chose; its address is `listening_address`. It ends with the process."""
-    from xllamacpp import CommonParams, Server
+    from xllamacpp import CommonParams, Server, llama_flash_attn_type
 
     params = CommonParams()
     params.model.path = replica.weights
@@ -47,6 +47,9 @@ def serve(replica: Replica) -> Any:
     params.cpuparams_batch.n_threads = threads
     params.n_threads_http = replica.slots + 2  # a streaming answer holds one; health and metrics need room beside them
     params.fit_params = False  # it would trade the context that was asked for against free memory
+    # Flash attention rounds differently with the number of tokens at a time: a prompt that was cached in part then gave another
+    # answer at temperature 0 (2 of 3 did). Without it, cached, fresh and concurrent answers were the same.
+    params.flash_attn_type = llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cache_prompt = True
     params.cache_ram_mib = 0  # llama.cpp keeps up to 8 GiB of old prompts by default; each slot's own last prompt is enough
     params.endpoint_metrics = True

@@ -28,7 +28,7 @@ EXACT = 2**53 - 1
 def parse(data: bytes) -> dict[str, Any]:
     """The body as an object. Raises `RequestError` (400) on anything that is not exactly one JSON object in UTF-8."""
     try:
-        body = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
+        body = _DECODER.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not JSON: {_reason(error)}", code="invalid_json") from None
     if not isinstance(body, dict):
@@ -52,7 +52,7 @@ def key(body: dict[str, Any], tenant: str, groups: Iterable[str]) -> str | None:
     """
     inexact: list[float] = []
     counted = {name: value for name, value in body.items() if name not in FORM}
-    whole = _text({"body": counted, "groups": sorted(set(groups)), "tenant": tenant}, inexact, 0)
+    whole = _text({"body": counted, "groups": _sorted(set(groups)), "tenant": tenant}, inexact, 0)
     try:
         data = whole.encode("utf-8")
     except UnicodeEncodeError:
@@ -71,6 +71,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
 
 
 def _reason(error: Exception) -> str:

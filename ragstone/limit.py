@@ -14,7 +14,7 @@ from typing import Any
 from ragstone.errors import RateLimited
 
 MINUTE = 60.0
-SLACK = 1e-9
+SLACK = 1e-6
 """Seconds forgiven, so that sums of floating-point intervals admit exactly `limit` requests."""
 KEPT = 100_000
 """Keys remembered before those at rest are forgotten; one costs about 500 bytes."""
@@ -30,28 +30,33 @@ class Standing:
 
 
 class Limit:
-    """`limit` units a minute. `empty_at` is when all that was taken will have drained."""
+    """`limit` units a minute. What was taken is kept as the seconds that it needs to drain: a clock's large numbers never add up errors."""
 
-    __slots__ = ("_interval", "empty_at", "limit")
+    __slots__ = ("_at", "_interval", "_taken", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.empty_at = 0.0
         self._interval = MINUTE / limit
+        self._taken = 0.0
+        self._at = 0.0
+
+    def taken(self, now: float) -> float:
+        """Seconds until nothing is taken any more."""
+        return max(0.0, self._taken - max(0.0, now - self._at))
 
     def wait(self, cost: float, now: float) -> float:
         """Seconds until `cost` fits: 0 when it fits now. A cost over the limit fits as soon as nothing is taken."""
-        full = min(cost, self.limit) * self._interval
-        late = max(self.empty_at, now) + full - now - MINUTE
+        late = self.taken(now) + min(cost, self.limit) * self._interval - MINUTE
         return late if late > SLACK else 0.0
 
     def take(self, cost: float, now: float) -> None:
         """Count `cost`, even over the limit: what is owed is waited for. A negative cost gives back."""
-        self.empty_at = max(self.empty_at, now) + cost * self._interval
+        self._taken = max(0.0, self.taken(now) + cost * self._interval)
+        self._at = now
 
     def standing(self, now: float) -> Standing:
-        taken = max(0.0, self.empty_at - now)
-        return Standing(self.limit, max(0, math.floor((MINUTE - taken) / self._interval + 1e-6)), taken)
+        taken = self.taken(now)
+        return Standing(self.limit, max(0, math.floor((MINUTE - taken + SLACK) / self._interval)), taken)
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class Limits:
 
     def _forget(self, now: float) -> None:
         """An allowance of which nothing is taken equals a fresh one."""
-        busy = {key: one for key, one in self._allowances.items() if max(one.requests.empty_at, one.tokens.empty_at) > now}
+        busy = {key: one for key, one in self._allowances.items() if one.requests.taken(now) or one.tokens.taken(now)}
         self._allowances = busy
 
 
@@ -124,8 +129,8 @@ def estimate(body: Mapping[str, Any], size: int, default: int) -> int:
     >>> estimate({"max_tokens": 100, "n": 2}, size=400, default=256)
     300
     """
-    asked = body.get("max_completion_tokens", body.get("max_tokens"))
-    return math.ceil(size / 4) + (_count(asked) or default) * (_count(body.get("n")) or 1)
+    asked = _count(body.get("max_completion_tokens")) or _count(body.get("max_tokens")) or default
+    return math.ceil(size / 4) + asked * (_count(body.get("n")) or 1)
 
 
 def duration(seconds: float) -> str:

@@ -47,7 +47,9 @@ class Fold:
     def completion(self) -> JSON:
         """The completion so far, choices by their index."""
         choices = [self._choices[index] for index in sorted(self._choices)]
-        return {**self._top, "object": "chat.completion", "choices": choices}
+        last: JSON = {name: self._top[name] for name in ("usage", "ragstone") if name in self._top}
+        head = {name: value for name, value in self._top.items() if name not in last}
+        return {**head, "object": "chat.completion", "choices": choices, **last}
 
     def _add(self, choice: Mapping[str, Any]) -> None:
         index = choice.get("index", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import re
 import time
@@ -220,9 +221,9 @@ class Edge:
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthorized("there is no API key: send 'Authorization: Bearer <key>'", "ragstone keys create")
         principal = self._verifier.verify(token.strip())
-        now = time.time()
+        now = time.monotonic()
         allowance = self._limits.of(principal.key, principal.rpm, principal.tpm, now)
-        exchange.extra = lambda: allowance.headers(time.time())
+        exchange.extra = lambda: allowance.headers(time.monotonic())
         allowance.request(now)
         return principal, allowance
 
@@ -233,13 +234,13 @@ class Edge:
         body = await exchange.body(self._most) if exchange.method == "POST" else None
         if body is not None:
             canonical.parse(body)
-        reservation, used = allowance.reserve(len(body or b"") // 4, time.time()), 0
+        reservation, used = allowance.reserve(len(body or b"") // 4, time.monotonic()), 0
         try:
             async with self._origin.ask(exchange.method, exchange.path, _forwarded(exchange), body, self._settings.timeout) as response:
                 answer = await _whole(response)
             used = _used(answer)
         finally:
-            allowance.settle(reservation, used, time.time())
+            allowance.settle(reservation, used, time.monotonic())
         headers = _returned(response)
         if RELEASE not in response.headers:
             headers.append((RELEASE.encode(), release.encode()))
@@ -322,7 +323,7 @@ class Edge:
 
     def _production(self, question: Question, entry: Entry | None) -> Callable[[Answer], Coroutine[Any, Any, None]]:
         """What makes the answer, once its tokens are reserved. Raises `RateLimited`. With an entry, the origin may confirm it."""
-        reservation = question.allowance.reserve(question.tokens, time.time())
+        reservation = question.allowance.reserve(question.tokens, time.monotonic())
         return lambda flight: self._produce(flight, question, entry, reservation)
 
     async def _produce(self, flight: Answer, question: Question, entry: Entry | None, reservation: Reservation) -> None:
@@ -342,14 +343,14 @@ class Edge:
             end, used = OriginError("the origin's answer can't be used; the edge's log says why"), 0
         finally:
             if used is not None:
-                question.allowance.settle(reservation, used, time.time())
+                question.allowance.settle(reservation, used, time.monotonic())
             if isinstance(end, Answered) and end.keep and question.key and self._pointer:
                 self._cache.put(question.key, end.entry, self._pointer.release)
             flight.land(end)
 
     async def _fetch(self, flight: Answer, question: Question, entry: Entry | None) -> End:
         """Ask the origin, always for a stream: whoever joins can follow it live, whichever form they asked for."""
-        body = orjson.dumps({**question.body, "stream": True, "stream_options": {"include_usage": True}})
+        body = json.dumps({**question.body, "stream": True, "stream_options": {"include_usage": True}}).encode()
         headers = question.headers | ({"if-none-match": entry.etag} if entry else {})
         async with self._origin.ask("POST", CHAT, headers, body) as response:
             if response.status == 304 and entry:

@@ -15,7 +15,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def record(name: str, figures: dict[str, object]) -> Path:
     """Write the figures and print them."""
-    entry = {"name": name, "commit": commit(), "machine": machine(), "at": datetime.now(UTC).isoformat(timespec="seconds"), "figures": figures}
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = {"name": name, "commit": commit(), "machine": machine(), "at": at, "figures": figures}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(entry, indent=1) + "\n")

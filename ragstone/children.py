@@ -59,7 +59,8 @@ class Kept:
     def tend(self) -> int | None:
         """Start it if it isn't running. Returns the exit status with which it was found dead, else None."""
         if self.process is None:
-            return self._start()
+            self._start()
+            return None
         status = self.process.poll()
         if status is None:
             return None

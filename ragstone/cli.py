@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,13 +30,13 @@ app.add_typer(releases, name="release")
 app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
 
-Source = Annotated[Optional[Path], typer.Argument(help="The folder of documents; default: project.source of ragstone.toml.")]
-Channel = Annotated[Optional[str], typer.Option(help="The channel; default: project.channel of ragstone.toml.")]
-Minutes = Annotated[Optional[float], typer.Option(help="Stop the optimisation after so many minutes; 0 turns training off.")]
-Epochs = Annotated[Optional[int], typer.Option(help="Stop after so many passes over the pairs.")]
-Groups = Annotated[Optional[str], typer.Option(help="Ask as a member of these groups, separated by commas; default: public.")]
+Source = Annotated[Path | None, typer.Argument(help="The folder of documents; default: project.source of ragstone.toml.")]
+Channel = Annotated[str | None, typer.Option(help="The channel; default: project.channel of ragstone.toml.")]
+Minutes = Annotated[float | None, typer.Option(help="Stop the optimisation after so many minutes; 0 turns training off.")]
+Epochs = Annotated[int | None, typer.Option(help="Stop after so many passes over the pairs.")]
+Groups = Annotated[str | None, typer.Option(help="Ask as a member of these groups, separated by commas; default: public.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A file that can't be parsed ends the run.")]
-SameAs = Annotated[Optional[str], typer.Option("--release", help="A channel or a release id; default: the channel in ragstone.toml.")]
+SameAs = Annotated[str | None, typer.Option("--release", help="A channel or a release id; default: the channel in ragstone.toml.")]
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def up(
     source: Source = None,
     minutes: Minutes = None,
     epochs: Epochs = None,
-    port: Annotated[Optional[int], typer.Option(help="The edge's port.")] = None,
+    port: Annotated[int | None, typer.Option(help="The edge's port.")] = None,
     strict: Strict = False,
 ) -> None:
     """Build everything that is missing, serve it behind the edge, and train in the background."""
@@ -97,7 +97,7 @@ def stage(source: Source = None) -> None:
 @app.command()
 def cp(
     source: Annotated[Path, typer.Argument(help="The folder of documents.")],
-    destination: Annotated[str, typer.Argument(help="The store's raw/ folder: file:///srv/store/raw/, or oss://bucket/raw/ with its connector.")],
+    destination: Annotated[str, typer.Argument(help="The raw/ folder of a store: file:///srv/store/raw/ or oss://bucket/raw/.")],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders and all that is in them; always on.")] = True,
 ) -> None:
     """`stage` under ossutil's spelling: ragstone cp -r ./data oss://bucket/raw/"""
@@ -143,7 +143,7 @@ def index() -> None:
 
 
 @app.command()
-def serve(port: Annotated[Optional[int], typer.Option(help="The origin's port; 0 takes a free one.")] = None) -> None:
+def serve(port: Annotated[int | None, typer.Option(help="The origin's port; 0 takes a free one.")] = None) -> None:
     """Run the origin: the OpenAI-compatible API over the channel's release. `ragstone up` starts it behind the edge."""
     from ragstone.api import app as origin
 
@@ -153,8 +153,8 @@ def serve(port: Annotated[Optional[int], typer.Option(help="The origin's port; 0
 
 @app.command()
 def edge(
-    port: Annotated[Optional[int], typer.Option(help="The edge's port; 0 takes a free one.")] = None,
-    origin: Annotated[Optional[str], typer.Option(help="The origin's URL.")] = None,
+    port: Annotated[int | None, typer.Option(help="The edge's port; 0 takes a free one.")] = None,
+    origin: Annotated[str | None, typer.Option(help="The origin's URL.")] = None,
 ) -> None:
     """Run the edge: keys, limits and the answer cache in front of the origin. `ragstone up` starts it."""
     from ragstone.connect import connector
@@ -181,7 +181,7 @@ def ask(
 @app.command()
 def retrieve(
     question: Annotated[str, typer.Argument(help="The question.")],
-    top_k: Annotated[Optional[int], typer.Option(help="How many hits; default: retrieve.top_k of ragstone.toml.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="How many hits; default: retrieve.top_k of ragstone.toml.")] = None,
     groups: Groups = None,
     release: SameAs = None,
 ) -> None:
@@ -267,8 +267,8 @@ def release_rollback(channel: Channel = None) -> None:
 def keys_create(
     tenant: Annotated[str, typer.Option(help="Who the key is for; limits and cached answers are kept apart by tenant.")],
     groups: Annotated[str, typer.Option(help="Groups whose documents the key may read, separated by commas.")] = "public",
-    rpm: Annotated[Optional[int], typer.Option(help="Requests a minute; default: access.rpm.")] = None,
-    tpm: Annotated[Optional[int], typer.Option(help="Tokens a minute; default: access.tpm.")] = None,
+    rpm: Annotated[int | None, typer.Option(help="Requests a minute; default: access.rpm.")] = None,
+    tpm: Annotated[int | None, typer.Option(help="Tokens a minute; default: access.tpm.")] = None,
     expires: Annotated[str, typer.Option(help="When it ends: 12h, 30d, a date like 2027-01-31, or never.")] = "30d",
 ) -> None:
     """Print a new API key. It is shown once; the store keeps only its id, tenant, groups and limits."""

@@ -6,8 +6,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from ragstone import release as releases
 from ragstone import store as stores
 from ragstone.config import Settings
 from ragstone.connect import connector
-from ragstone.corpus import Chunk, Snapshot
+from ragstone.corpus import Chunk
 from ragstone.errors import Conflict, CorpusError
 from ragstone.release import Release, canonical
 from ragstone.show import Show
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ragstone.embedder import Embedder
     from ragstone.evaluate import Verdict
     from ragstone.index import Index, Vectors
+    from ragstone.rag import Answer
     from ragstone.retrieve import Calibration, Hit, Retriever
     from ragstone.train import Recipe
 
@@ -202,11 +203,73 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
     return verdict
 
 
+def retrieve(
+    settings: Settings, store: Store, question: str, groups: tuple[str, ...], name: str | None = None, top_k: int | None = None
+) -> list[Hit]:
+    """What a release (a channel or an id; None: the project's channel) finds for a question, best first, no threshold applied."""
+    release = releases.load(store, releases.resolve(store, name or settings.project.channel))
+    return open_retriever(store, release).search(question, groups, top_k or int(release.retrieval["top_k"]))
+
+
+def ask(settings: Settings, store: Store, question: str, groups: tuple[str, ...], name: str | None = None) -> Iterator[str]:
+    """A release's answer to a question, sentence by sentence as each is found to be grounded, then its sources."""
+    import asyncio
+
+    from ragstone import serve
+    from ragstone.access import Principal
+    from ragstone.rag import Options, local
+    from ragstone.serve import Message, Sampling
+
+    release = releases.load(store, releases.resolve(store, name or settings.project.channel))
+    generators = {service: serve.connect(serve.deployed(store, service, settings)) for service in release.generator}
+    rag = local.connect(release, open_retriever(store, release), generators)
+    options = Options(sampling=Sampling(max_tokens=settings.serve.max_tokens, temperature=settings.serve.temperature))
+    grounds = rag.prepare([Message("user", question)], Principal("local", "local", groups, 0, 0, 0), options)
+
+    async def step(parts: AsyncIterator[str | Answer]) -> str | Answer | None:
+        return await anext(parts, None)
+
+    with asyncio.Runner() as runner:
+        try:
+            for generator in generators.values() if grounds.evidence else ():
+                runner.run(generator.start())
+            parts = rag.answer(grounds, options)
+            while (part := runner.run(step(parts))) is not None:
+                yield part if isinstance(part, str) else _sources(part)
+        finally:
+            for generator in generators.values():
+                runner.run(generator.close())
+
+
+def open_retriever(store: Store, release: Release) -> Retriever:
+    """The search of a release, as it serves it."""
+    from ragstone.retrieve import Calibration, Retriever
+
+    retrieval = release.retrieval
+    return Retriever(
+        _open_index(store, release.index),
+        open_model(store, release.model),
+        Calibration(release.calibration),
+        candidates=int(retrieval["candidates"]),
+        dense_weight=retrieval["dense_weight"],
+    )
+
+
 def open_model(store: Store, digest: str) -> Embedder:
     """The embedding model by digest."""
     from ragstone.embedder import Embedder
 
     return Embedder(stores.fetch(store, f"models/{digest}"), digest)
+
+
+def _sources(answer: Answer) -> str:
+    """The citations of an answer, a line each."""
+    lines = [
+        f"[{citation.number}] {citation.document} {citation.start}-{citation.end}  P(relevant) {citation.score:.2f}  "
+        f"{' > '.join(dict.fromkeys((citation.title, *citation.path)))}"
+        for citation in answer.citations
+    ]
+    return "\n\n" + "\n".join(lines) if lines else ""
 
 
 def _train_and_judge(
@@ -295,10 +358,8 @@ def _scratch_index(chunks: Sequence[Chunk], vectors: Vectors) -> Index:
 
 def _create(store: Store, key: str, value: object) -> None:
     """Store a result that another process may have stored first: equal inputs, equal value."""
-    try:
+    with suppress(Conflict):
         store.create(key, json.dumps(value, indent=1).encode())
-    except Conflict:
-        pass
 
 
 def _digest(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -156,7 +157,7 @@ def _tend(settings: Settings, kept: tuple[Kept, Kept], show: Show) -> None:
 def _greeting(settings: Settings, token: Path) -> str:
     url = f"http://{settings.edge.host}:{settings.edge.port}"
     key = os.path.relpath(token) if sys.stdout.isatty() else token
-    body = '{"model": "%s", "messages": [{"role": "user", "content": "YOUR QUESTION"}]}' % settings.project.channel
+    body = json.dumps({"model": settings.project.channel, "messages": [{"role": "user", "content": "YOUR QUESTION"}]})
     return (
         f"{url}/v1 speaks OpenAI's API. Try:\n\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"

@@ -1,6 +1,5 @@
 """What many tests need: a project folder of its own, and documents that we wrote."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,38 @@ from ragstone import config
 from ragstone.config import Settings
 
 MANUALS = {
-    "pump.md": "# Feed pump\n\nThe feed pump moves condensate from the hotwell to the boiler drum.\n\n## Priming\n\nPrime the feed pump for "
-    "ninety seconds before it is started. A pump that runs dry scores its sleeve within a minute.\n\n## Seal\n\nThe mechanical seal of the "
-    "feed pump is flushed with water at 6 bar. Replace the seal when more than ten drops a minute leak from it.\n",
-    "valve.md": "# Isolation valve\n\nThe isolation valve cuts the steam line off from the header.\n\n## Torque\n\nTighten the bonnet of the "
-    "isolation valve with 85 newton metres, crosswise, in three passes.\n\n## Packing\n\nGraphite packing is replaced every four years.\n",
-    "boiler.html": "<html><head><title>Boiler drum</title></head><body><h1>Boiler drum</h1><p>The boiler drum separates steam from water. "
-    "Its level is kept between 40 and 60 percent.</p><h2>Blowdown</h2><p>Blow the drum down once a shift, for five seconds, so that "
-    "dissolved solids stay below 2000 ppm.</p></body></html>",
-    "crew/rota.txt": "Crew rota\n\nThe night crew of the boiler house is led by the shift engineer. Handover is at six in the morning and is "
-    "written into the green log book.\n",
+    "pump.md": """# Feed pump
+
+The feed pump moves condensate from the hotwell to the boiler drum.
+
+## Priming
+
+Prime the feed pump for ninety seconds before it is started. A pump that runs dry scores its sleeve within a minute.
+
+## Seal
+
+The mechanical seal of the feed pump is flushed with water at 6 bar. Replace the seal when more than ten drops a minute leak from it.
+""",
+    "valve.md": """# Isolation valve
+
+The isolation valve cuts the steam line off from the header.
+
+## Torque
+
+Tighten the bonnet of the isolation valve with 85 newton metres, crosswise, in three passes.
+
+## Packing
+
+Graphite packing is replaced every four years.
+""",
+    "boiler.html": """<html><head><title>Boiler drum</title></head><body><h1>Boiler drum</h1>
+<p>The boiler drum separates steam from water. Its level is kept between 40 and 60 percent.</p>
+<h2>Blowdown</h2><p>Blow the drum down once a shift, for five seconds, so that dissolved solids stay below 2000 ppm.</p></body></html>
+""",
+    "crew/rota.txt": """Crew rota
+
+The night crew of the boiler house is led by the shift engineer. Handover is at six in the morning and is written into the green log book.
+""",
 }
 
 
@@ -41,5 +62,3 @@ def write_manuals(folder: Path) -> Path:
         path.write_text(text, encoding="utf-8")
     return folder
 
-
-Say = Callable[[str], None]

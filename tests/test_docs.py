@@ -37,7 +37,7 @@ def test_every_setting_is_described_with_its_default(section: str, field: object
     default = getattr(getattr(config.Settings(), section), name)
     row = re.search(rf"^\| `{section}\.{name}` \| `?([^|`]*)`? \| (.+) \|$", (ROOT / "docs/settings.md").read_text(), re.M)
     assert row, f"docs/settings.md has no row for {section}.{name}"
-    shown = {True: "true", False: "false"}[default] if isinstance(default, bool) else str(list(default) if isinstance(default, tuple) else default)
+    shown = str(default).lower() if isinstance(default, bool) else str(list(default) if isinstance(default, tuple) else default)
     assert row[1].strip() == shown
 
 
@@ -74,5 +74,5 @@ def test_every_public_name_has_a_docstring(name: str) -> None:
     assert ast.get_docstring(tree), f"{name} does not say what it does"
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            plain = isinstance(node, ast.ClassDef) and "Error" in name or name == "ragstone.errors"
+            plain = (isinstance(node, ast.ClassDef) and "Error" in name) or name == "ragstone.errors"
             assert plain or ast.get_docstring(node), f"{name}.{node.name} has no docstring"

@@ -157,5 +157,9 @@ def test_a_build_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_p
             store.fetch(opened, f"indexes/{digest}")
         for record in release.history(opened, "production"):
             release.load(opened, record.release)
-    ids = [subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout for folder in (interrupted, whole)]
-    assert ids[0] == ids[1]
+
+
+    def finish(folder: Path) -> str:
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert finish(interrupted) == finish(whole)

@@ -140,8 +140,7 @@ def test_an_origin_that_is_killed_comes_back(running: Running) -> None:
     def answers() -> bool:
         try:
             running.ask("What is kept between 40 and 60 percent?")
-        except openai.APIStatusError as error:
-            assert error.status_code in (502, 503, 504)
+        except openai.InternalServerError:  # 502, 503 or 504 while it is away, as OpenAI's JSON
             return False
         return True
 

@@ -151,19 +151,19 @@ def test_an_unknown_ending_is_named() -> None:
     assert kind("photo.png") == ""
 
 
-def test_a_zip_bomb_is_not_unpacked(sandbox: Sandbox) -> None:
-    bomb = office.docx((0, "x"), more={"word/media/a.bin": bytes(600 << 20)})
-    assert len(bomb) < 1 << 20
-    with pytest.raises(ParseError, match=r"unpacks to 629 MB.*zip bomb"):
+def test_a_zip_bomb_is_not_unpacked() -> None:
+    bomb = office.docx((0, "x"), more={"word/media/a.bin": bytes(60 << 20)})
+    assert len(bomb) < 1 << 17
+    with Sandbox(seconds=60, unpacked=50 << 20) as sandbox, pytest.raises(ParseError, match=r"unpacks to 63 MB.*zip bomb"):
         sandbox.parse(bomb, "a.docx")
 
 
 def test_a_zip_bomb_that_lies_about_its_size_costs_one_file() -> None:
-    honest = office.docx((0, "word " * 30_000_000))
+    honest = office.docx((0, "word " * 6_000_000))
     name = b"word/document.xml"
     place = honest.rindex(name) - 46 + 24  # the uncompressed size in the central directory
     lying = honest[:place] + (1000).to_bytes(4, "little") + honest[place + 4 :]
-    with Sandbox(seconds=60, memory=256 << 20) as sandbox:
+    with Sandbox(seconds=60, memory=64 << 20) as sandbox:
         with pytest.raises(ParseError):
             sandbox.parse(lying, "a.docx")
         assert sandbox.parse(SAMPLES["a.docx"], "a.docx").title == "Pump"

@@ -78,10 +78,10 @@ def sections(document: Document) -> list[Section]:
     >>> sections(Document("a.md", "", "", "Intro\\n# A\\n## B\\n", (Heading(6, 1, "A"), Heading(10, 2, "B"))))
     [Section(start=0, end=6, path=()), Section(start=6, end=10, path=('A',)), Section(start=10, end=15, path=('A', 'B'))]
     """
-    found = [Section(0, document.headings[0].start if document.headings else len(document.text), ())]
+    cuts = [*(heading.start for heading in document.headings), len(document.text)]
+    found = [Section(0, cuts[0], ())]
     above: list[Heading] = []
-    ends = [heading.start for heading in document.headings[1:]] + [len(document.text)]
-    for heading, end in zip(document.headings, ends, strict=True):
+    for heading, end in zip(document.headings, cuts[1:], strict=True):
         above = [*(outer for outer in above if outer.level < heading.level), heading]
         found.append(Section(heading.start, end, tuple(outer.title for outer in above)))
     return [section for section in found if document.text[section.start : section.end].strip()]

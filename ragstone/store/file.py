@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -38,7 +39,11 @@ class FileStore:
     def put(self, key: str, data: bytes | Path) -> None:
         target = self._path(key)
         temporary = self._write(target, data)
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            temporary.unlink()
+            raise StoreError(f"can't write {target}: {error.strerror}") from error
         _sync_folder(target.parent)
 
     def create(self, key: str, data: bytes) -> None:
@@ -48,6 +53,8 @@ class FileStore:
             os.link(temporary, target)
         except FileExistsError as error:
             raise Conflict(f"{key} is already in {self.url}") from error
+        except OSError as error:  # a file system without hard links, say
+            raise StoreError(f"can't create {target}: {error.strerror}") from error
         finally:
             temporary.unlink()
         _sync_folder(target.parent)
@@ -69,7 +76,8 @@ class FileStore:
 
     def list(self, prefix: str) -> Iterator[Stat]:
         """Keys in the order of their bytes, as object stores list them."""
-        start = self.root / prefix if prefix.endswith("/") or not prefix else (self.root / prefix).parent
+        above = prefix.rpartition("/")[0]
+        start = self._path(above) if above else self.root
         found = [
             (Path(folder, name).relative_to(self.root).as_posix(), Path(folder, name))
             for folder, _, names in os.walk(start)
@@ -78,18 +86,19 @@ class FileStore:
         ]
         for key, path in sorted(found):
             if key.startswith(prefix):
-                yield Stat(key, path.stat().st_size)
+                with suppress(FileNotFoundError):  # deleted since
+                    yield Stat(key, path.stat().st_size)
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
     def folder(self, prefix: str) -> Path:
-        return self._path(prefix)
+        return self._path(prefix.removesuffix("/"))
 
     def _path(self, key: str) -> Path:
         pure = PurePosixPath(key)
-        if not key or pure.is_absolute() or ".." in pure.parts or "\0" in key:
-            raise StoreError(f"{key!r} is not a key: a relative path without '..' is")
+        if key in ("", ".") or str(pure) != key or pure.is_absolute() or ".." in pure.parts or "\0" in key:
+            raise StoreError(f"{key!r} is not a key: a relative path without '..', '.' and empty parts is")
         return self.root / pure
 
     def _write(self, target: Path, data: bytes | Path) -> Path:

@@ -1,0 +1,283 @@
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+
+from ragstone import serve, telemetry, weights
+from ragstone.config import Serve, Settings
+from ragstone.errors import ConfigError, GeneratorError, RagstoneError
+from ragstone.replica import Replica
+from ragstone.serve import Message, Sampling
+from ragstone.serve.local import LocalGenerator
+from ragstone.serve.openai import OpenAIGenerator
+
+ASKED = [Message("user", "Tell a long story about a pump.")]
+LONG = Sampling(max_tokens=800)
+SHORT = Sampling(max_tokens=3)
+KEY = "sk-very-secret"
+
+
+def local(url: str = "local://smollm2", **values: Any) -> LocalGenerator:
+    generator = serve.connect(Settings(serve=Serve(url=url, **{"threads": 1, "slots": 1, "context": 1024, **values})))
+    assert isinstance(generator, LocalGenerator)
+    return generator
+
+
+def started(case: Callable[[LocalGenerator], Coroutine[Any, Any, None]]) -> None:
+    """Runs the case with a replica of its own, that it may kill."""
+
+    async def run() -> None:
+        generator = local()
+        await generator.start()
+        try:
+            await case(generator)
+        finally:
+            await generator.close()
+
+    asyncio.run(run())
+
+
+async def answer(generator: LocalGenerator) -> str:
+    return "".join([piece.text async for piece in generator.stream(ASKED, SHORT)])
+
+
+def process(generator: LocalGenerator) -> asyncio.subprocess.Process:
+    assert generator._child is not None
+    return generator._child.process
+
+
+def watch(url: str) -> socket.socket:
+    """A connection to a replica, whose end tells that the process is gone."""
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname or "", parts.port or 0))
+
+
+def ends(connection: socket.socket) -> bool:
+    connection.settimeout(30)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_replica_killed_in_mid_stream_is_an_error_and_comes_back() -> None:
+    restarts = telemetry.REGISTRY.get_sample_value("ragstone_replica_restarts_total") or 0
+
+    async def case(generator: LocalGenerator) -> None:
+        killed = process(generator)
+        async with aclosing(generator.stream(ASKED, LONG)) as pieces:
+            await anext(pieces)
+            killed.kill()
+            with pytest.raises(GeneratorError) as caught:
+                async for _ in pieces:
+                    pass
+        assert not caught.value.retryable
+        assert await answer(generator)
+        assert await generator.healthy()
+        assert process(generator).pid != killed.pid
+        assert telemetry.REGISTRY.get_sample_value("ragstone_replica_restarts_total") == restarts + 1
+
+    started(case)
+
+
+def test_a_replica_that_dies_before_its_first_piece_costs_no_error() -> None:
+    async def case(generator: LocalGenerator) -> None:
+        expected = await answer(generator)
+        process(generator).kill()
+        assert await answer(generator) == expected
+
+    started(case)
+
+
+def test_only_we_can_ask_a_replica() -> None:
+    async def case(generator: LocalGenerator) -> None:
+        assert "127.0.0.1" in generator.endpoint.url
+        assert generator.endpoint.key not in repr(generator.endpoint)
+        async with aiohttp.request("POST", f"{generator.endpoint.url}/chat/completions", json={"messages": []}) as response:
+            assert response.status == 401
+        arguments = Path(f"/proc/{process(generator).pid}/cmdline")
+        assert not arguments.exists() or generator.endpoint.key.encode() not in arguments.read_bytes()
+
+    started(case)
+
+
+def test_two_replicas_on_one_machine_do_not_collide_and_close_ends_them() -> None:
+    async def case(first: LocalGenerator) -> None:
+        second = local()
+        await second.start()
+        connection = watch(second.endpoint.url)
+        assert second.endpoint.url != first.endpoint.url
+        assert await answer(first) == await answer(second)
+        await second.close()
+        assert not await second.healthy()
+        assert await first.healthy()
+        assert ends(connection)
+
+    started(case)
+
+
+PARENT = """
+import asyncio, sys
+from ragstone.config import Serve, Settings
+from ragstone.serve.local import LocalGenerator
+async def main():
+    generator = LocalGenerator(Settings(serve=Serve(url=sys.argv[1], threads=1, slots=1, context=1024)))
+    await generator.start()
+    print(generator.endpoint.url, flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_however_the_parent_dies_its_replica_follows(how: signal.Signals) -> None:
+    command = [sys.executable, "-c", PARENT, f"local://{weights.pull('smollm2')}"]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    assert parent.stdout is not None
+    with parent, watch(parent.stdout.readline().decode().strip()) as connection:
+        os.killpg(parent.pid, how)  # as Ctrl-C in a terminal does: the whole group
+        assert ends(connection)
+
+
+def test_weights_that_are_no_gguf_are_an_error_with_llama_cpps_own_words(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF but not really")
+
+    async def case() -> None:
+        generator = local(f"local://{broken}")
+        with pytest.raises(GeneratorError, match=r"broken can't be loaded .*failed to load model") as caught:
+            await generator.start()
+        assert caught.value.hint == "ragstone models pull"
+        assert not await generator.healthy()
+        await generator.close()
+
+    asyncio.run(case())
+
+
+def test_weights_that_are_not_there_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RagstoneError):
+        asyncio.run(local(f"local://{tmp_path / 'none.gguf'}").start())
+
+
+def test_a_generator_that_was_not_started_says_so() -> None:
+    async def case() -> None:
+        with pytest.raises(GeneratorError, match="smollm2 was asked before it was started"):
+            await answer(local())
+
+    asyncio.run(case())
+
+
+def test_a_version_is_what_generates_and_not_how_fast_or_with_which_key() -> None:
+    version = local().version
+    assert local(threads=2, timeout=5.0, api_key=KEY).version == version
+    assert local(f"local://{weights.pull('smollm2')}").version == version
+    assert local(context=2048).version != version
+    assert local(slots=2).version != version
+
+
+def test_a_replicas_line_carries_its_key_and_its_repr_does_not() -> None:
+    replica = Replica("/w.gguf", "w", 1024, 1, 1, KEY)
+    assert Replica(**orjson.loads(replica.line())) == replica
+    assert KEY not in repr(replica)
+
+
+def remote(url: str, **values: Any) -> OpenAIGenerator:
+    generator = serve.connect(Settings(serve=Serve(url=url, **values)))
+    assert isinstance(generator, OpenAIGenerator)
+    return generator
+
+
+@pytest.mark.parametrize(
+    ("url", "expected", "model"),
+    [
+        ("openai://api.example.com/v1?model=qwen", "https://api.example.com/v1", "qwen"),
+        ("openai+http://127.0.0.1:8000/v1/?model=Qwen/Qwen3-8B", "http://127.0.0.1:8000/v1", "Qwen/Qwen3-8B"),
+        ("openai+https://api.example.com?model=a%20b", "https://api.example.com/v1", "a b"),
+        ("openai://host/proxy/openai?model=q", "https://host/proxy/openai", "q"),
+    ],
+)
+def test_a_url_names_the_server_and_the_model(url: str, expected: str, model: str) -> None:
+    endpoint = remote(url).endpoint
+    assert (endpoint.url, endpoint.model) == (expected, model)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("openai://host/v1", "must name a host and one model"),
+        ("openai://?model=q", "must name a host and one model"),
+        ("openai://host/v1?model=q&temperature=1", "must name a host and one model"),
+        ("openai+ftp://host/v1?model=q", "has the scheme 'openai\\+ftp'"),
+        (f"openai://user:{KEY}@host/v1?model=q", "holds a user or a password"),
+    ],
+)
+def test_a_url_that_says_too_little_or_too_much_is_refused_without_showing_a_secret(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        remote(url)
+    assert KEY not in str(caught.value)
+
+
+def test_the_version_of_a_far_model_is_its_url_and_name_and_never_its_key() -> None:
+    version = remote("openai://host/v1?model=q").version
+    assert remote("openai://host/v1?model=q", api_key=KEY, timeout=3.0).version == version
+    assert remote("openai://host/v1?model=r").version != version
+    assert remote("openai+http://host/v1?model=q").version != version
+
+
+def test_a_wrong_key_is_refused_by_name_of_the_setting_and_is_not_shown() -> None:
+    async def case(replica: LocalGenerator) -> None:
+        generator = remote(replica.endpoint.url.replace("http://", "openai+http://") + "?model=smollm2", api_key=KEY)
+        with pytest.raises(GeneratorError, match="answered 401") as caught:
+            await anext(generator.stream(ASKED, SHORT))
+        assert caught.value.hint == "set RAGSTONE_SERVE_API_KEY"
+        assert KEY not in str(caught.value)
+        await generator.close()
+
+    started(case)
+
+
+@pytest.mark.parametrize(("status", "message"), [(401, "refuses our key with 401"), (503, "is not well: it answers 503")])
+def test_a_server_that_will_not_serve_us_is_found_at_the_start(status: int, message: str) -> None:
+    async def models(request: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    async def case() -> None:
+        runner = web.AppRunner(web.Application())
+        runner.app.router.add_get("/v1/models", models)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        generator = remote(f"openai+http://127.0.0.1:{runner.addresses[0][1]}/v1?model=q", api_key=KEY)
+        with pytest.raises(GeneratorError, match=message):
+            await generator.start()
+        assert not await generator.healthy()
+        await generator.close()
+        await runner.cleanup()
+
+    asyncio.run(case())
+
+
+def test_a_server_that_is_not_there_is_found_at_the_start() -> None:
+    with socket.socket() as reserved:  # bound but not listening: nobody else gets the port
+        reserved.bind(("127.0.0.1", 0))
+        generator = remote(f"openai+http://127.0.0.1:{reserved.getsockname()[1]}/v1?model=q")
+
+        async def case() -> None:
+            with pytest.raises(GeneratorError, match="can't be reached"):
+                await generator.start()
+            assert not await generator.healthy()
+            await generator.close()
+
+        asyncio.run(case())

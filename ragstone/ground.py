@@ -92,7 +92,7 @@ class Passage:
         """The best support that any spot gives the unit."""
         if unit.kind == "code":
             return self._supports_code(unit.text)
-        said = words(bare(unit.text))
+        said = words(bare(unit.text, self.text))
         found = [_support(said, spot) for spot in self.spots]
         return max(found, key=lambda support: (support.holds, support.share), default=Support(0.0, "the passage is empty"))
 
@@ -100,7 +100,7 @@ class Passage:
     def spots(self) -> list[Spot]:
         """One for each unit; made on first use."""
         if self._spots is None:
-            said = [words(bare(unit.text)) for unit in self.units]
+            said = [words(bare(unit.text, self.text)) for unit in self.units]
             self._spots = [_spot(one, [*self._heading, *chain.from_iterable(said[max(0, i - 1) : i + 2])]) for i, one in enumerate(said)]
         return self._spots
 
@@ -115,22 +115,37 @@ class Passage:
         return Support(share, "" if names and share >= CODE_SHARE else f"the passage has no {', '.join(sorted(missing)[:3]) or 'code'}")
 
 
-def bare(text: str) -> str:
+def bare(text: str, literals: str = "") -> str:
     """The sentence without citation marks, list bullet and emphasis.
 
     >>> bare("- **Pumps** stop at 6 bar [1][2].")
     'Pumps stop at 6 bar.'
     """
-    return MARK.sub("", BULLET.sub("", text)).replace("**", "")
+    return unmarked(BULLET.sub("", text), literals).replace("**", "")
 
 
-def marks(text: str) -> list[int]:
+def unmarked(text: str, literals: str = "") -> str:
+    """The text without citation marks. `argv[1]` keeps its index in code marks and where `literals`, the evidence, has it too.
+
+    >>> unmarked("Lists are mutable[1], as is `argv[1]` [2]."), unmarked("See argv[1].", literals="argv[1] is a name")
+    ('Lists are mutable, as is `argv[1]`.', 'See argv[1].')
+    """
+    return MARK.sub(lambda match: match[0] if _is_index(match, literals) else "", text)
+
+
+def marks(text: str, literals: str = "") -> list[int]:
     """The numbers cited, in order.
 
     >>> marks("It stops [2][1, 3].")
     [2, 1, 3]
     """
-    return [int(number) for match in MARK.finditer(text) for number in match[1].split(",")]
+    return [int(number) for match in MARK.finditer(text) if not _is_index(match, literals) for number in match[1].split(",")]
+
+
+def _is_index(match: re.Match[str], literals: str) -> bool:
+    before = match.string[: match.start()]
+    name = re.search(r"\w+$", before)
+    return before.count("`") % 2 == 1 or (match[0][0] == "[" and bool(name) and f"{name[0] if name else ''}{match[0]}" in literals)
 
 
 def claims(unit: Unit) -> bool:

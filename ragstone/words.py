@@ -105,8 +105,8 @@ def stem(word: str) -> str:
 
 ENDINGS = (
     *(("ational", "at"), ("ations", "at"), ("ation", "at"), ("nesses", ""), ("ness", ""), ("ments", "ment"), ("ically", "ic")),
-    *(("ings", ""), ("ing", ""), ("ied", "y"), ("ies", "y"), ("edly", ""), ("ed", ""), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh")),
-    *(("ss", "ss"), ("us", "us"), ("is", "is"), ("ions", ""), ("ion", ""), ("es", ""), ("s", ""), ("ally", "al"), ("ly", "")),
+    *(("ings", ""), ("ing", ""), ("ied", "y"), ("ies", "y"), ("edly", ""), ("ed", ""), ("sses", "ss"), ("xes", "x"), ("ches", "ch")),
+    *(("shes", "sh"), ("ss", "ss"), ("us", "us"), ("is", "is"), ("ions", ""), ("ion", ""), ("es", ""), ("s", ""), ("ally", "al"), ("ly", "")),
 )
 """What is cut off, and what is put there; the first that fits is taken."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -21,7 +21,7 @@ class Options:
     top_k: int | None = None
     similarity_threshold: float | None = None
     filter: Mapping[str, str] = field(default_factory=dict)
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Grounds:
     """The prompt."""
     etag: str
     """Digest of evidence in order, generator version, prompt and sampling: the answer's HTTP validator, quoted."""
+    service: str = ""
+    """The service version that will generate, `name/version`."""
+    filter: Mapping[str, str] = field(default_factory=dict)
+    """What the search was narrowed to."""
 
 
 @dataclass(frozen=True)
@@ -76,5 +80,8 @@ class Rag(Protocol):
     def prepare(self, conversation: Sequence[Message], principal: Principal, options: Options) -> Grounds:
         """Retrieval only: what the answer would rest on. Synchronous and CPU-bound (milliseconds). Raises `RequestError`."""
 
-    def answer(self, grounds: Grounds, options: Options) -> AsyncIterator[str | Answer]:
-        """The text, sentence by sentence as each is found to be grounded, then the `Answer`. Raises `GeneratorError`."""
+    def answer(self, grounds: Grounds, options: Options) -> AsyncGenerator[str | Answer, None]:
+        """The text, sentence by sentence as each is found to be grounded, then the `Answer`. Raises `GeneratorError`.
+
+        The pieces of text add up to `Answer.text`. Closing it stops the generation.
+        """

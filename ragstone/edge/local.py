@@ -122,6 +122,7 @@ class Edge:
         self._flights: Flights[Head, Event, End] = Flights()
         self._pointer: Pointer | None = None
         self._fault: OriginError | None = None
+        self._open = 0
         self._checked = 0.0
         self._checking = asyncio.Lock()
 
@@ -129,6 +130,7 @@ class Edge:
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
         exchange = Exchange(scope, receive, send)
+        self._open += 1
         try:
             await self._route(exchange)
         except RagstoneError as error:
@@ -136,6 +138,8 @@ class Edge:
         except Exception:
             log.exception("request %s failed", exchange.id.decode())
             await exchange.fail(RagstoneError("the edge failed; its log has the request's id"))
+        finally:
+            self._open -= 1
         route = exchange.path if exchange.path in METHODS else "/v1/models/{model}" if MODEL.fullmatch(exchange.path) else "other"
         telemetry.requests.labels("edge", route, str(exchange.status)).inc()
         return None
@@ -212,7 +216,8 @@ class Edge:
         ready = self._pointer is not None
         body: dict[str, object] = {"status": "ok" if ready else "waiting for the origin"}
         body |= {"release": self._pointer.release if self._pointer else None}
-        body |= {"origin": "ok" if self._fault is None else self._fault.message, "entries": len(self._cache), "bytes": self._cache.size}
+        body |= {"origin": "ok" if self._fault is None else self._fault.message}
+        body |= {"requests": self._open, "flights": len(self._flights), "entries": len(self._cache), "bytes": self._cache.size}
         await exchange.respond(200 if ready or exchange.path == "/healthz" else 503, [JSON], orjson.dumps(body))
 
     async def _admit(self, exchange: Exchange) -> tuple[Principal, Allowance]:

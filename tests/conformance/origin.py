@@ -39,6 +39,8 @@ class Origin:
     seen: list[Seen] = field(default_factory=list)
     confirms: bool = True
     """Whether it answers 304 to the ETag it gave."""
+    pointer: object = None
+    """What `/v1/release` says instead of the truth."""
     port: int = 0
     finished: int = 0
     """Streams that were written to their end."""
@@ -51,7 +53,8 @@ class Origin:
         return self
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(30)
 
     @property
@@ -87,7 +90,7 @@ class Origin:
 
     async def _pointer(self, request: web.Request) -> web.Response:
         pointer = {"channel": "production", "number": self.number, "release": self.release, "keys": self.keys, "revoked": self.revoked}
-        return web.json_response(pointer)
+        return web.json_response(pointer if self.pointer is None else self.pointer)
 
     async def _other(self, request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else {}

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -61,8 +62,11 @@ def serve(replica: Replica) -> Any:
 
 
 def main() -> None:
+    """Serve what the line on standard input says, until the parent is gone."""
+    parent = os.getppid()
     replica = Replica(**json.loads(sys.stdin.buffer.readline()))
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    for follow in (_until_input_ends, lambda: _until_orphaned(parent)):
+        threading.Thread(target=follow, daemon=True).start()
     try:
         server = serve(replica)
     except RuntimeError as error:
@@ -71,10 +75,17 @@ def main() -> None:
     threading.Event().wait()
 
 
-def _follow_parent() -> None:
+def _until_input_ends() -> None:
     """Standard input ends when the parent closes it or dies, by whatever signal."""
     while os.read(sys.stdin.fileno(), 4096):
         pass
+    os._exit(0)
+
+
+def _until_orphaned(parent: int) -> None:
+    """A process that the parent forked holds our standard input open beyond its death: look for that, too."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
     os._exit(0)
 
 

@@ -58,16 +58,16 @@ def process(generator: LocalGenerator) -> asyncio.subprocess.Process:
     return generator._child.process
 
 
-def watch(url: str) -> socket.socket:
+def connection(url: str) -> socket.socket:
     """A connection to a replica, whose end tells that the process is gone."""
     parts = urlsplit(url)
     return socket.create_connection((parts.hostname or "", parts.port or 0))
 
 
-def ends(connection: socket.socket) -> bool:
-    connection.settimeout(30)
+def ends(watched: socket.socket) -> bool:
+    watched.settimeout(30)
     try:
-        return connection.recv(1) == b""
+        return watched.recv(1) == b""
     except ConnectionResetError:
         return True
 
@@ -117,39 +117,58 @@ def test_two_replicas_on_one_machine_do_not_collide_and_close_ends_them() -> Non
     async def case(first: LocalGenerator) -> None:
         second = local()
         await second.start()
-        connection = watch(second.endpoint.url)
+        watched = connection(second.endpoint.url)
         assert second.endpoint.url != first.endpoint.url
         assert await answer(first) == await answer(second)
         await second.close()
         assert not await second.healthy()
         assert await first.healthy()
-        assert ends(connection)
+        assert ends(watched)
 
     started(case)
 
 
 PARENT = """
-import asyncio, sys
+import asyncio, os, signal, sys
 from ragstone.config import Serve, Settings
 from ragstone.serve.local import LocalGenerator
 async def main():
     generator = LocalGenerator(Settings(serve=Serve(url=sys.argv[1], threads=1, slots=1, context=1024)))
     await generator.start()
+    if sys.argv[2:] == ["fork"] and os.fork() == 0:
+        signal.pause()
     print(generator.endpoint.url, flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
 """
 
 
+def parent(*arguments: str) -> subprocess.Popen[bytes]:
+    """A process in a group of its own that starts a replica and prints its URL."""
+    command = [sys.executable, "-c", PARENT, f"local://{weights.pull('smollm2')}", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def watch(process: subprocess.Popen[bytes]) -> socket.socket:
+    """A connection to the replica whose URL the process prints."""
+    assert process.stdout is not None
+    return connection(process.stdout.readline().decode().strip())
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_however_the_parent_dies_its_replica_follows(how: signal.Signals) -> None:
-    command = [sys.executable, "-c", PARENT, f"local://{weights.pull('smollm2')}"]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-    assert parent.stdout is not None
-    with parent, watch(parent.stdout.readline().decode().strip()) as connection:
-        os.killpg(parent.pid, how)  # as Ctrl-C in a terminal does: the whole group
-        assert ends(connection)
+    with parent() as process, watch(process) as watched:
+        os.killpg(process.pid, how)  # as Ctrl-C in a terminal does: the whole group
+        assert ends(watched)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="fork")
+def test_a_process_that_the_parent_forked_keeps_no_replica_alive() -> None:
+    with parent("fork") as process, watch(process) as watched:
+        process.kill()
+        assert ends(watched)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_weights_that_are_no_gguf_are_an_error_with_llama_cpps_own_words(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True)
 class Message:
+    """One turn of a conversation."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from queue import Queue
 
 import pytest
@@ -51,6 +52,12 @@ def test_the_exposition_is_what_prometheus_reads_and_every_metric_is_ours() -> N
     assert all(name.startswith("ragstone_") for name in families)
     assert all(family.documentation for family in families.values())
     assert "ragstone_requests" in families
+
+
+def test_every_metric_has_its_row_in_the_docs() -> None:
+    page = (Path(__file__).parent.parent / "docs/telemetry.md").read_text(encoding="utf-8")
+    for family in telemetry.REGISTRY.collect():
+        assert f"| `{family.name}{'_total' if family.type == 'counter' else ''}` |" in page
 
 
 def test_a_new_release_takes_the_place_of_the_one_before() -> None:

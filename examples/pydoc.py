@@ -120,9 +120,9 @@ def _signature(value: object) -> str:
 
 
 def _doc(value: object) -> str:
-    """The object's own docstring; a line that would read as a Markdown heading is escaped."""
+    """The object's own docstring; a line that Markdown would take for a heading or a code fence is escaped."""
     text = value.__doc__ if isinstance(value.__doc__, str) else ""
-    return re.sub(r"^(?=#)", r"\\", inspect.cleandoc(text), flags=re.MULTILINE)
+    return re.sub(r"^( {0,3})(?=#|~~~|```)", r"\1\\", inspect.cleandoc(text), flags=re.MULTILINE)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def restructured(text: str) -> tuple[Heading, ...]:
 
 def _markdown(text: str) -> Iterator[Heading]:
     body, _ = front_matter(text)
-    fence = ""
+    fence = open_ended = ""
     before: list[Line] = [(body, ""), (body, "")]
     for start, line in _lines(text, body):
         opened = FENCE.match(line)
@@ -76,8 +76,11 @@ def _markdown(text: str) -> Iterator[Heading]:
             closed = opened and opened[1][0] == fence[0] and len(opened[1]) >= len(fence) and not line[opened.end() :].strip()
             fence = "" if closed else fence
             line = ""
-        elif opened:
+        elif opened and opened[1][0] not in open_ended:
             fence = opened[1]
+            if not re.compile(rf"^ {{0,3}}{fence[0]}{{{len(fence)},}}[ \t]*$", re.MULTILINE).search(text, start + len(line)):
+                open_ended += fence[0]  # one forgotten end must not cost all headings after it
+                fence = ""
             line = ""
         elif (match := ATX.fullmatch(line)) and _words(match[2] or ""):
             yield Heading(start, len(match[1]), _words(match[2]))

@@ -6,6 +6,7 @@ trail: promotion and rollback are one atomic create, and two that race can't bot
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -17,6 +18,7 @@ from ragstone.errors import Conflict, ReleaseError
 from ragstone.store import Store
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+ID = re.compile(r"r-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,15 @@ def canonical(value: object) -> bytes:
 
 def save(store: Store, release: Release) -> str:
     """Store the release under its id, which it returns. Saving it again changes nothing."""
-    try:
+    with contextlib.suppress(Conflict):  # the same parts were saved before
         store.create(f"releases/{release.id}.json", json.dumps(asdict(release), indent=1, sort_keys=True, ensure_ascii=False).encode())
-    except Conflict:
-        pass  # the same parts were saved before
     return release.id
 
 
 def load(store: Store, id: str) -> Release:
     """The release by its id. Raises `ReleaseError` when the store has none."""
-    if store.stat(f"releases/{id}.json") is None:
-        raise ReleaseError(f"there is no release {id!r} in {store.url}", "ragstone release list")
+    if not ID.fullmatch(id) or store.stat(f"releases/{id}.json") is None:
+        raise ReleaseError(f"there is no release {id[:80]!r} in {store.url}", "ragstone release list")
     parts = json.loads(store.get(f"releases/{id}.json"))
     return Release(**{**parts, "calibration": tuple(parts["calibration"])})
 
@@ -85,52 +85,76 @@ def saved(store: Store) -> list[str]:
 
 def history(store: Store, channel: str) -> list[Record]:
     """Every record of the channel, oldest first."""
-    if not NAME.fullmatch(channel):
-        raise ReleaseError(f"{channel!r} is not a channel name: lower-case letters, digits and dashes are")
-    return [Record(**json.loads(store.get(stat.key))) for stat in store.list(f"channels/{channel}/")]
+    return [Record(**json.loads(store.get(key))) for key in _keys(store, channel)]
 
 
 def current(store: Store, channel: str) -> Record | None:
     """The record in force, or None when nothing was promoted yet. Costs one listing and one read."""
-    last = None
-    for last in store.list(f"channels/{channel}/"):  # noqa: B007  the highest number is the last key
-        pass
-    return Record(**json.loads(store.get(last.key))) if last else None
+    keys = _keys(store, channel)
+    return Record(**json.loads(store.get(keys[-1]))) if keys else None
 
 
 def resolve(store: Store, name: str) -> str:
     """The release id that `name`, a channel or an id, stands for. Raises `ReleaseError`."""
-    if store.stat(f"releases/{name}.json"):
+    if ID.fullmatch(name) and store.stat(f"releases/{name}.json"):
         return name
     record = current(store, name) if NAME.fullmatch(name) else None
     if record is None:
-        raise ReleaseError(f"{name!r} is neither a channel nor a release of {store.url}", "ragstone release list")
+        raise ReleaseError(f"{name[:80]!r} is neither a channel nor a release of {store.url}", "ragstone release list")
     return record.release
 
 
-def promote(store: Store, channel: str, id: str, *, returns_to: int | None = None) -> Record:
+def promote(store: Store, channel: str, id: str, *, after: int | None = None, returns_to: int | None = None) -> Record:
     """Put release `id` in force on `channel`, atomically.
 
-    Raises `Conflict` when another promotion took the number first, `ReleaseError` when the release is not in the store.
+    `after` is the number of the record that the decision rests on: when another is in force by now, nothing is promoted. Raises
+    `Conflict` when another promotion came first, `ReleaseError` when the release is not in the store.
     """
     load(store, id)
-    now = history(store, channel)
-    number = now[-1].number + 1 if now else 1
+    last = current(store, channel)
+    in_force = last.number if last else 0
+    number = in_force + 1
+    if after is not None and after != in_force:
+        raise _lost(channel, after + 1)
     record = Record(channel, number, id, time.time(), returns_to)
     try:
         store.create(f"channels/{channel}/{number:08d}.json", json.dumps(asdict(record)).encode())
     except Conflict as error:
-        raise Conflict(f"another promotion on {channel} won number {number}; look at it first", f"ragstone release list --channel {channel}") from error
+        raise _lost(channel, number) from error
     return record
 
 
 def rollback(store: Store, channel: str) -> Record:
-    """Put the release before the current one back in force; called again, it goes back one more. Raises `ReleaseError` at the first."""
+    """Put the release before the current one back in force; called again, it goes back one more.
+
+    Raises `ReleaseError` at the first, `Conflict` when a promotion or another rollback came first.
+    """
     records = history(store, channel)
     if not records:
         raise ReleaseError(f"channel {channel} has no release to roll back", "ragstone up")
-    taken_back = records[-1].returns_to or records[-1].number
-    earlier = [record for record in records if record.number < taken_back and record.returns_to is None and record.release != records[-1].release]
+    earlier = [record for record in _standing(records) if record.release != records[-1].release]
     if not earlier:
         raise ReleaseError(f"channel {channel} has no release before {records[-1].release}", f"ragstone release list --channel {channel}")
-    return promote(store, channel, earlier[-1].release, returns_to=earlier[-1].number)
+    return promote(store, channel, earlier[-1].release, after=records[-1].number, returns_to=earlier[-1].number)
+
+
+def _standing(records: list[Record]) -> list[Record]:
+    """The promotions that no rollback took back, oldest first."""
+    standing: list[Record] = []
+    for record in records:
+        if record.returns_to is None:
+            standing.append(record)
+        else:
+            standing = [one for one in standing if one.number <= record.returns_to]
+    return standing
+
+
+def _keys(store: Store, channel: str) -> list[str]:
+    """The keys of the channel's records; their numbers have eight digits, so that they sort as they follow."""
+    if not NAME.fullmatch(channel):
+        raise ReleaseError(f"{channel[:80]!r} is not a channel name: lower-case letters, digits and dashes are")
+    return [stat.key for stat in store.list(f"channels/{channel}/")]
+
+
+def _lost(channel: str, number: int) -> Conflict:
+    return Conflict(f"another promotion on {channel} won number {number}; look at it first", f"ragstone release list --channel {channel}")

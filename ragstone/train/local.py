@@ -7,7 +7,6 @@ likely an answer too. The run is cut to fit its minutes, and continues from its 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -36,8 +35,9 @@ except ImportError as missing:
 
 CHECKPOINT_STEPS = 20
 CHECKPOINT_SECONDS = 30.0
-FROZEN = "embeddings.word_embeddings"
-"""Half of MiniLM's weights. A few thousand pairs touch each word too rarely to move it well; a checkpoint is half as big."""
+FROZEN = ("embeddings.word_embeddings.", "pooler.")
+"""Half of MiniLM's weights: a few thousand pairs touch each word too rarely to move it well, and a checkpoint is half as big. The
+pooler takes no part in the vectors."""
 
 
 class LocalTrainer:
@@ -70,13 +70,13 @@ class _Run:
     def __init__(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path) -> None:
         torch.manual_seed(recipe.seed)
         self.base, self.pairs, self.recipe, self.work = base, pairs, recipe, work
-        self.card = _card(base)
+        self.card = embedder.read_card(base)
         self.identity = f"{embedder.digest(base)} {digest(pairs)} {recipe.digest}"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = Encoder(base, self.card, self.device)
-        self.learned = {name: weight for name, weight in self.encoder.model.named_parameters() if FROZEN not in name}
         for name, weight in self.encoder.model.named_parameters():
-            weight.requires_grad_(name in self.learned)
+            weight.requires_grad_(not any(part in name for part in FROZEN))
+        self.learned = {name: weight for name, weight in self.encoder.model.named_parameters() if weight.requires_grad}
         self.optimiser = torch.optim.AdamW(self.learned.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.step = 0
         self.seconds = 0.0
@@ -198,8 +198,10 @@ class _Run:
             mixed = torch.lerp(weights[key].float(), tuned.detach().float().cpu(), share)
             weights[key] = mixed.to(weights[key].dtype).contiguous()
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        for name in ("tokenizer.json", "config.json"):
-            shutil.copyfile(self.base / name, folder / name)
+        for name in (*embedder.WEIGHTS[1:], *embedder.LAYOUT):
+            if (self.base / name).is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(self.base / name, folder / name)
         lineage: dict[str, object] = {
             "base": embedder.digest(self.base),
             "pairs": digest(self.pairs),
@@ -265,10 +267,6 @@ def _half(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-
-
-def _card(folder: Path) -> embedder.Card:
-    return embedder.Card(**json.loads((folder / "card.json").read_text(encoding="utf-8")))
 
 
 def _complete(base: Path, work: Path) -> Path:

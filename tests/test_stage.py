@@ -9,6 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,18 @@ def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read everything, so it steps down."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def listings(store: Store) -> list[str]:
@@ -166,13 +181,18 @@ def test_broken_links_loops_and_pipes_are_reported(store: Store, source: Path) -
     assert [failure.path for failure in failures] == ["broken.md", "loop.md", "pipe.md", "socket.md"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_is_reported(store: Store, source: Path) -> None:
-    (source / "a.md").chmod(0)
-    (source / "deep").chmod(0)
-    listing = stage(store, source)
-    (source / "deep").chmod(0o700)
+def test_unreadable_files_and_folders_are_reported() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not below tmp_path, which nobody but its owner may enter
+        store, source = connect(f"file://{folder}/store"), Path(folder, "docs")
+        write(source / "a.md", "alpha").chmod(0)
+        write(source / "deep/er/b.txt", "beta")
+        (source / "deep").chmod(0)
+        Path(folder).chmod(0o777)
+        with as_nobody():
+            listing = stage(store, source)
+        (source / "deep").chmod(0o700)
     assert listing.files == {}
+    assert [failure.reason for failure in listing.failures] == ["can't be read: Permission denied", "can't be listed: Permission denied"]
     assert [failure.path for failure in listing.failures] == ["a.md", "deep"]
 
 

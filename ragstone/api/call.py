@@ -1,0 +1,88 @@
+"""What every endpoint needs of a call: the origin's state, who is asking, work done in a thread, and whether the client is still there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.types import Receive
+
+from ragstone.access import Principal, Verifier
+from ragstone.api.releases import Opened, Releases
+from ragstone.config import Settings
+from ragstone.edge import RELEASE
+from ragstone.errors import Unauthorized
+from ragstone.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the endpoints share."""
+
+    store: Store
+    settings: Settings
+    verifier: Verifier
+    releases: Releases
+    threads: anyio.CapacityLimiter
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """The work's result, from a thread: retrieval and encoding keep a core busy for milliseconds, and only so many at a time."""
+        return await run_sync(work, limiter=self.threads)
+
+    @property
+    def limit(self) -> int:
+        """The largest body, in bytes."""
+        return self.settings.api.max_body_kb * 1024
+
+
+def origin(request: Request) -> Origin:
+    """The state that `app.create` put there."""
+    found: Origin = request.app.state.origin
+    return found
+
+
+def authorise(request: Request) -> Principal:
+    """Who is asking. Raises `Unauthorized`."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise Unauthorized("no API key: send 'Authorization: Bearer <key>'", "ragstone keys create")
+    principal = origin(request).verifier.verify(token.strip())
+    request.state.principal = principal
+    return principal
+
+
+def validators(opened: Opened, etag: str = "") -> dict[str, str]:
+    """The headers that name what an answer rests on. How long it is fresh is the edge's to say."""
+    headers = {RELEASE: opened.id, "cache-control": "private, max-age=0", "vary": "authorization"}
+    return headers | ({"etag": etag} if etag else {})
+
+
+def confirmed(request: Request, etag: str) -> bool:
+    """Whether the client has this very answer already (`If-None-Match`, compared weakly as HTTP says)."""
+    known = request.headers.get("if-none-match", "")
+    return any(one.strip().removeprefix("W/") in (etag, "*") for one in known.split(",")) if known else False
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """The work's result, or None when the client went away first: then the work is cancelled."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,155 @@
+"""`POST /v1/chat/completions`: the answer as one completion, or as a stream of its sentences."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ragstone import telemetry, wire
+from ragstone.api import body
+from ragstone.api.body import Chat
+from ragstone.api.call import authorise, confirmed, origin, unless_gone, validators
+from ragstone.api.releases import Opened
+from ragstone.errors import GeneratorError, RagstoneError
+from ragstone.rag import Answer, Grounds, Options
+from ragstone.wire import Head
+
+log = logging.getLogger("ragstone.api")
+
+
+async def complete(request: Request) -> Response:
+    """The answer. With `If-None-Match` only retrieval is done where the evidence is the same: 304."""
+    principal = authorise(request)
+    asked = body.chat(await body.read(request, origin(request).limit))
+    async with AsyncExitStack() as held:
+        opened = await held.enter_async_context(origin(request).releases.use(asked.model))
+        options = asked.options(opened.settings.serve.max_tokens, opened.settings.serve.temperature)
+        grounds = await origin(request).compute(lambda: opened.rag.prepare(asked.messages, principal, options))
+        headers = validators(opened, grounds.etag)
+        if confirmed(request, grounds.etag):
+            return Response(status_code=304, headers=headers)
+        answer = Spoken(opened, grounds, options)
+        if asked.stream:
+            await held.enter_async_context(answer)
+            if await unless_gone(request.receive, answer.begin()) is None:
+                return Response(status_code=499)
+            return Stream(answer, asked, held.pop_all(), headers)
+        async with answer:
+            whole = await unless_gone(request.receive, answer.whole())
+        if whole is None:
+            return Response(status_code=499)
+        return Response(wire.completion(_head(asked), whole.text, whole.finish, whole.usage, told(whole)), 200, headers, "application/json")
+
+
+def told(answer: Answer) -> dict[str, Any]:
+    """The answer's `ragstone` field: what it rests on, and what was searched for."""
+    grounds = answer.grounds
+    return {
+        "release": grounds.release,
+        "basis": answer.basis,
+        "question": grounds.question,
+        "rewritten": grounds.rewritten,
+        "abstained": answer.basis == "abstained",
+        "best": round(grounds.best, 4),
+        "threshold": grounds.threshold,
+        "citations": [asdict(citation) | {"score": round(citation.score, 4)} for citation in answer.citations],
+    }
+
+
+class Spoken:
+    """An answer under way. Leaving the block stops its generation."""
+
+    def __init__(self, opened: Opened, grounds: Grounds, options: Options) -> None:
+        self._parts = opened.rag.answer(grounds, options)
+        self._first: str | Answer | None = None
+        self._began = time.perf_counter()
+
+    async def __aenter__(self) -> Spoken:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._parts.aclose()
+
+    async def begin(self) -> bool:
+        """Wait for the first sentence, so that an error before it is still an HTTP status. Raises `GeneratorError`."""
+        self._first = await anext(self._parts)
+        return True
+
+    async def parts(self) -> AsyncGenerator[str | Answer, None]:
+        """The sentences, then the answer."""
+        if self._first is not None:
+            yield self._first
+        async for part in self._parts:
+            yield part
+        telemetry.seconds.labels("total").observe(time.perf_counter() - self._began)
+
+    async def whole(self) -> Answer:
+        """The answer, once it is finished. Raises `GeneratorError`."""
+        async with aclosing(self.parts()) as parts:
+            async for part in parts:
+                if isinstance(part, Answer):
+                    return part
+        raise GeneratorError("the answer did not come to an end")
+
+
+class Stream(Response):
+    """Server-sent events: role, sentences, the finish with our extra field, the usage if asked for, `[DONE]`.
+
+    A failure on the way is an error event, and no `[DONE]` follows. `held` is let go when the response is over, however it ends.
+    """
+
+    def __init__(self, answer: Spoken, asked: Chat, held: AsyncExitStack, headers: Mapping[str, str]) -> None:
+        super().__init__(None, 200, {**headers, "x-accel-buffering": "no"}, "text/event-stream; charset=utf-8")
+        del self.headers["content-length"]
+        self._answer, self._asked, self._held = answer, asked, held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await unless_gone(receive, self._send(send))
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with aclosing(self._events()) as events:
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(self) -> AsyncGenerator[bytes, None]:
+        try:
+            head = _head(self._asked)
+            yield wire.sse(wire.chunk(head, "", role="assistant"))
+            async with aclosing(self._answer.parts()) as parts:
+                async for part in parts:
+                    if isinstance(part, str):
+                        yield wire.sse(wire.chunk(head, part))
+                    else:
+                        yield self._last(head, part)
+        except RagstoneError as error:
+            log.warning("a stream broke off: %s", error.message)
+            yield wire.sse(wire.error_body(error))
+        except Exception:
+            number = secrets.token_hex(6)
+            log.exception("internal error %s in a stream", number)
+            yield wire.sse(wire.error_body(RagstoneError(f"internal error {number}")))
+
+    def _last(self, head: Head, answer: Answer) -> bytes:
+        finish = orjson.loads(wire.chunk(head, finish=answer.finish))
+        # not in a chunk without choices, which breaks the many clients that read choices[0] of every chunk
+        events = wire.sse(orjson.dumps(finish | {"ragstone": told(answer)}))
+        if self._asked.include_usage:
+            events += wire.sse(wire.last_chunk(head, answer.usage))
+        return events + wire.DONE
+
+
+def _head(asked: Chat) -> Head:
+    return Head(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), asked.model)

@@ -1,0 +1,325 @@
+"""The releases that are open: the channel's, followed as it is promoted, and the last few that were asked for by name.
+
+A request holds the release that it began with, whatever is promoted meanwhile; a release is closed after its last request. Parts that
+two releases share (a model, an index, a generator) are loaded once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar, cast
+
+from ragstone import access, serve, telemetry
+from ragstone import release as records
+from ragstone import store as stores
+from ragstone.access import Verifier
+from ragstone.config import Settings
+from ragstone.connect import connector
+from ragstone.embedder import Embedder
+from ragstone.errors import RagstoneError, ReleaseError, RequestError
+from ragstone.index import Index
+from ragstone.rag import Rag
+from ragstone.rag import local as rag
+from ragstone.release import Record, Release
+from ragstone.retrieve import Calibration, Retriever
+from ragstone.serve import Generator
+from ragstone.store import Store
+
+PERIOD = 1.0
+"""Seconds between two looks at the channel."""
+KEYS = 3.0
+"""Seconds between two readings of signing keys and revocations."""
+LONGEST = 30.0
+"""Seconds at most until a release that did not open is tried again."""
+OTHERS = 2
+"""Releases kept open that are not in force on the channel."""
+NAMES = 2.0
+"""Seconds for which another channel's release is remembered."""
+
+log = logging.getLogger("ragstone.api")
+T = TypeVar("T")
+
+
+class NotReady(RagstoneError):
+    """No release is in force yet, or it is still being opened."""
+
+    status = 503
+    code = "not_ready"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A release with its parts loaded: ready to answer."""
+
+    id: str
+    release: Release
+    rag: Rag
+    retriever: Retriever
+    embedder: Embedder
+    settings: Settings
+    """As deployed: those of this machine, under what the service version was registered with."""
+
+
+@dataclass
+class Lease:
+    """An opened release, how many requests hold it, and the parts to give back when it is closed."""
+
+    opened: Opened
+    parts: list[str]
+    users: int = 0
+    retired: bool = False
+
+
+class Parts:
+    """What releases are made of, each loaded once: given back by the last that holds it, it is closed."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[Any, int]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def take(self, key: str, load: Callable[[], Awaitable[T]]) -> T:
+        """The part of this key, loaded if nobody holds it."""
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            part, holders = self._held[key] if key in self._held else (await load(), 0)
+            self._held[key] = (part, holders + 1)
+            return cast(T, part)
+
+    async def give_back(self, key: str) -> None:
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            part, holders = self._held.pop(key)
+            if holders > 1:
+                self._held[key] = (part, holders - 1)
+                return
+            if hasattr(part, "close"):
+                closing = part.close()
+                if asyncio.iscoroutine(closing):
+                    await closing
+
+
+@dataclass
+class Pointer:
+    """What `GET /v1/release` tells the edges, beside the release."""
+
+    keys: dict[str, str] = field(default_factory=dict)
+    revoked: frozenset[str] = frozenset()
+
+
+class Releases:
+    """Follows one channel of a store. All methods run on one event loop."""
+
+    def __init__(self, store: Store, settings: Settings, verifier: Verifier) -> None:
+        self.store = store
+        self.settings = settings
+        self.verifier = verifier
+        self.channel = settings.project.channel
+        self.record: Record | None = None
+        """The record that is in force here: its release is open."""
+        self.reason = f"channel {self.channel} has no release yet"
+        """Why there is none, or why the newest one is not in force here."""
+        self.pointer = Pointer()
+        self._current: Lease | None = None
+        self._others: OrderedDict[str, Lease] = OrderedDict()
+        self._opening = asyncio.Lock()
+        self._parts = Parts()
+        self._names: dict[str, tuple[float, str]] = {}
+        self._failed: tuple[int, float, float] = (0, 0.0, PERIOD)
+        """The number of the record that did not open, when to try it again, and the pause after that."""
+        self._keys_read = float("-inf")
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def follow(self) -> None:
+        """Keep up with the channel and the keys, until cancelled. What goes wrong is logged and tried again; the open release stays."""
+        while True:
+            try:
+                await self.step()
+            except RagstoneError as error:
+                self._say(error.message)
+            except Exception as error:
+                log.exception("the channel could not be followed")
+                self._say(f"internal error: {type(error).__name__}")
+            await asyncio.sleep(PERIOD)
+
+    async def step(self) -> None:
+        """Look once: read the keys if it is time, and put the channel's newest release in force if it is another."""
+        if time.monotonic() - self._keys_read > KEYS:
+            await self._read_keys()
+        record = await asyncio.to_thread(records.current, self.store, self.channel)
+        if record is None or (self.record and record.number == self.record.number):
+            return
+        number, again, pause = self._failed
+        if record.number == number and time.monotonic() < again:
+            return
+        try:
+            await self._put_in_force(record)
+        except BaseException:
+            pause = min(LONGEST, 2 * pause) if record.number == number else PERIOD
+            self._failed = (record.number, time.monotonic() + pause, pause)
+            raise
+
+    @asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[Opened]:
+        """The release that `name`, a channel or an id, stands for, held until the block is left.
+
+        Raises `NotReady` before the first release, `RequestError` (model_not_found) for a name that the store does not know.
+        """
+        lease = await self._lease(name)
+        lease.users += 1
+        try:
+            yield lease.opened
+        finally:
+            lease.users -= 1
+            self._close_if_done(lease)
+
+    async def close(self) -> None:
+        """Close all releases. No request may be under way."""
+        for lease in [*self._others.values(), *([self._current] if self._current else [])]:
+            self._retire(lease)
+        while self._closing:
+            await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def _put_in_force(self, record: Record) -> None:
+        began = time.monotonic()
+        if self._current is None or record.release != self._current.opened.id:
+            async with self._opening:
+                lease = self._others.pop(record.release, None) or await self._open(record.release)
+            before, self._current = self._current, lease
+            if before:
+                self._retire(before)
+        self.record, self.reason = record, ""
+        telemetry.released(self.channel, record.release, record.number)
+        log.info("release %s is in force on %s, opened in %.1f s", record.release, self.channel, time.monotonic() - began)
+
+    async def _lease(self, name: str) -> Lease:
+        if self._current is None:
+            raise NotReady(f"not ready: {self.reason}", "ragstone up")
+        id = await self._resolve(name)
+        if id == self._current.opened.id:
+            return self._current
+        async with self._opening:
+            if id not in self._others:
+                self._others[id] = await self._open(id)
+                if len(self._others) > OTHERS:
+                    self._retire(self._others.popitem(last=False)[1])
+            self._others.move_to_end(id)
+            return self._others[id]
+
+    async def _resolve(self, name: str) -> str:
+        if self._current and name in (self.channel, self._current.opened.id):
+            return self._current.opened.id
+        read, id = self._names.get(name, (float("-inf"), ""))
+        if time.monotonic() - read < NAMES:
+            return id
+        try:
+            id = await asyncio.to_thread(records.resolve, self.store, name)
+        except RagstoneError as error:
+            if not isinstance(error, ReleaseError) and name.isprintable() and ".." not in name:
+                raise
+            raise unknown(name) from None
+        if len(self._names) >= OTHERS * 10:
+            self._names.clear()
+        self._names[name] = (time.monotonic(), id)
+        return id
+
+    async def _read_keys(self) -> None:
+        keys = await asyncio.to_thread(access.published, self.store)
+        revoked = await asyncio.to_thread(access.revoked, self.store)
+        self.verifier.trust(keys, revoked)
+        self.pointer = Pointer(keys, revoked)
+        self._keys_read = time.monotonic()
+
+    async def _open(self, id: str) -> Lease:
+        """The release with all its parts; what was loaded is given back when a part fails."""
+        release = await asyncio.to_thread(records.load, self.store, id)
+        taken: list[str] = []
+
+        async def take(key: str, load: Callable[[], Awaitable[T]]) -> T:
+            part = await self._parts.take(key, load)
+            taken.append(key)
+            return part
+
+        try:
+            embedder = await take(f"models/{release.model}", lambda: asyncio.to_thread(_model, self.store, release.model))
+            index = await take(f"indexes/{release.index}", lambda: asyncio.to_thread(_index, self.store, self.settings, release.index))
+            deployed = await asyncio.to_thread(_deployed, self.store, self.settings, release)
+            generators = {service: await take(f"services/{service}", partial(_generator, deployed[service])) for service in deployed}
+        except BaseException:
+            for key in taken:
+                await self._parts.give_back(key)
+            raise
+        settings = next(iter(deployed.values()))
+        opened = _assembled(id, release, index, embedder, generators, settings)
+        return Lease(opened, taken)
+
+    def _retire(self, lease: Lease) -> None:
+        lease.retired = True
+        self._close_if_done(lease)
+
+    def _close_if_done(self, lease: Lease) -> None:
+        if lease.retired and not lease.users:
+            task = asyncio.create_task(self._close(lease))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _close(self, lease: Lease) -> None:
+        parts, lease.parts = lease.parts, []
+        for key in parts:
+            try:
+                await self._parts.give_back(key)
+            except Exception:
+                log.exception("%s could not be closed", key)
+        if parts:
+            log.info("release %s is closed", lease.opened.id)
+
+    def _say(self, reason: str) -> None:
+        if reason != self.reason:
+            log.warning("%s", reason)
+        self.reason = reason
+
+
+def unknown(name: str) -> RequestError:
+    """The error for a `model` that is neither a channel nor a release."""
+    message = f"the model {name[:80]!r} does not exist; GET /v1/models lists channels and releases"
+    return RequestError(message, "model", status=404, code="model_not_found")
+
+
+def _assembled(
+    id: str, release: Release, index: Index, embedder: Embedder, generators: dict[str, Generator], settings: Settings
+) -> Opened:
+    weights = release.retrieval
+    retriever = Retriever(
+        index, embedder, Calibration(release.calibration), candidates=int(weights["candidates"]), dense_weight=weights["dense_weight"]
+    )
+    room = settings.serve.context // max(1, settings.serve.slots)
+    return Opened(id, release, rag.connect(release, retriever, generators, room), retriever, embedder, settings)
+
+
+def _deployed(store: Store, settings: Settings, release: Release) -> dict[str, Settings]:
+    """For each service version of the release, the settings it runs with here."""
+    return {service: serve.deployed(store, service, settings) for service in release.generator}
+
+
+def _model(store: Store, digest: str) -> Embedder:
+    return Embedder(stores.fetch(store, f"models/{digest}"), digest)
+
+
+def _index(store: Store, settings: Settings, digest: str) -> Index:
+    index: Index = connector("index", settings.index.url).open(stores.fetch(store, f"indexes/{digest}"), digest)
+    return index
+
+
+async def _generator(settings: Settings) -> Generator:
+    generator = await asyncio.to_thread(serve.connect, settings)
+    try:
+        await generator.start()
+        await asyncio.to_thread(lambda: generator.version)
+    except BaseException:
+        await generator.close()
+        raise
+    return generator

@@ -47,7 +47,7 @@ def asked(header: str) -> Asked:
     if not header:
         return PLAIN
     directives = [directive.strip().lower() for directive in header.split(",")]
-    ages = [int(found[1]) for directive in directives if (found := re.fullmatch(r'max-age\s*=\s*"?(\d{1,9})"?', directive))]
+    ages = [float(found[1]) for directive in directives if (found := re.fullmatch(r'max-age\s*=\s*"?(\d{1,9})"?', directive))]
     return Asked("no-store" in directives, "no-cache" in directives, min(ages) if ages else None)
 
 

@@ -334,13 +334,13 @@ class Edge:
     async def _produce(self, flight: Answer, question: Question, entry: Entry | None, reservation: Reservation) -> None:
         """Fly to the end, whatever happens: settle the tokens, keep the answer, wake the followers."""
         end: End = OriginError("the edge was stopped before the answer was whole", status=503)
-        used: int | None = None
+        used: int | None = None  # a caller who hangs up past the cache has spent what was reserved
         try:
             async with asyncio.timeout(self._settings.timeout):
                 end = await self._fetch(flight, question, entry)
             used = end.tokens if isinstance(end, Answered) else 0
         except TimeoutError:
-            end = OriginError(f"the answer was not whole after {self._settings.timeout:g} s", status=504)
+            end, used = OriginError(f"the answer was not whole after {self._settings.timeout:g} s", status=504), 0
         except OriginError as error:
             end, used = error, 0
         except Exception:
@@ -417,8 +417,7 @@ def _returned(response: aiohttp.ClientResponse) -> Headers:
 
 
 def _validators(release: str, etag: str) -> Headers:
-    headers = [(RELEASE.encode(), release.encode())]
-    return [*headers, (b"etag", etag.encode())] if etag else headers
+    return [(name, value.encode()) for name, value in ((RELEASE.encode(), release), (b"etag", etag)) if value]
 
 
 def _told(state: str) -> Headers:

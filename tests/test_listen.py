@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from ragstone import config, edge, listen
+from ragstone.errors import ConfigError
+
+APP = """
+import sys
+from ragstone.listen import listen
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        print("shut down", flush=True)
+        return await send({"type": "lifespan.shutdown.complete"})
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"here"})
+
+listen(app, sys.argv[1], 0, drain=5, started=lambda url: print(url, flush=True))
+"""
+
+
+@pytest.mark.parametrize(("host", "stop"), [("127.0.0.1", signal.SIGTERM), ("::1", signal.SIGINT)])
+def test_the_bound_url_is_told_once_it_answers_and_a_signal_ends_it_in_order(host: str, stop: signal.Signals) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", APP, host], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout
+        with urllib.request.urlopen(process.stdout.readline().strip(), timeout=30) as answer:
+            assert answer.read() == b"here"
+        process.send_signal(stop)
+        assert process.communicate(timeout=30)[0] == "shut down\n"
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.1", "no.such.host.invalid"])
+def test_an_address_that_cant_be_had_is_named(host: str) -> None:
+    with listen._bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"{host}:{port}"):
+            listen.listen(None, host, port, drain=0)
+
+
+def test_an_edge_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    settings = config.override(config.load(tmp_path, {}), "edge", url="akamai")
+    with pytest.raises(ConfigError, match="no edge connector for 'akamai': there is local"):
+        edge.run(settings)
+
+
+def test_the_edge_and_its_floors_load_no_store_connector() -> None:
+    script = "import sys, json, ragstone.edge.local; print(json.dumps(sorted(m for m in sys.modules if m.startswith('ragstone.'))))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    loaded = json.loads(done.stdout)
+    assert not [name for name in loaded if name.startswith(("ragstone.store.", "ragstone.retrieve", "ragstone.index", "ragstone.rag"))]

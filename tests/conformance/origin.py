@@ -82,6 +82,7 @@ class Origin:
         self.port = runner.addresses[0][1]
         ready.set()
         await self._stop.wait()
+        self._release_held()
         await runner.cleanup()
 
     def _release_held(self) -> None:

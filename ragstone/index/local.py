@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
-from ragstone.index import Candidate, Query
+from ragstone.index import STOP_WORDS, Candidate, Query
 
 FORMAT = 1
 """Counts up with every change of the files or of how words are analysed; part of an index's digest."""
@@ -271,7 +271,7 @@ def _analyser() -> Any:
     from tantivy import Filter, TextAnalyzerBuilder, Tokenizer
 
     builder = TextAnalyzerBuilder(Tokenizer.simple()).filter(Filter.remove_long(60)).filter(Filter.lowercase())
-    return builder.filter(Filter.stopword("english")).filter(Filter.stemmer("english")).build()
+    return builder.filter(Filter.custom_stopword(sorted(STOP_WORDS))).filter(Filter.stemmer("english")).build()
 
 
 def _check(chunks: Sequence[Chunk], vectors: Vectors) -> None:

@@ -53,6 +53,7 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+    """What holds for every command."""
     if version:
         print(f"ragstone {__version__}")
         raise typer.Exit

@@ -1,4 +1,4 @@
-"""Settings: `ragstone.toml`, then `RAGSTONE_<SECTION>_<NAME>` from the environment, into frozen values. Nothing else reads the environment."""
+"""Settings: `ragstone.toml`, then `RAGSTONE_<SECTION>_<NAME>` of the environment, as frozen values. Nothing else reads the environment."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ FILE = "ragstone.toml"
 
 @dataclass(frozen=True)
 class Project:
+    """Where the project's documents and its store are."""
+
     store: str = "file://.ragstone/store"
     """Where everything lives. A relative file path is below the project folder."""
     source: str = "docs"
@@ -34,6 +36,8 @@ class GroupRule:
 
 @dataclass(frozen=True)
 class Corpus:
+    """How files become chunks, and who may read them."""
+
     max_mb: float = 64.0
     """A larger file is reported and skipped."""
     max_seconds: float = 60.0
@@ -48,6 +52,8 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Train:
+    """How an embedding model is trained, and when it is good enough."""
+
     url: str = "local"
     base: str = "minilm"
     """The base model: a name of `ragstone models list`, or a folder in Sentence-Transformers' layout."""
@@ -56,16 +62,20 @@ class Train:
     epochs: int = 3
     seed: int = 17
     margin: float = 0.02
-    """The lower bound of the held-out gain must exceed this. 0.02 separated true from false gains of questions made from the corpus alone."""
+    """The lower bound of the held-out gain must exceed this; 0.02 told true from false gains of questions made from the corpus."""
 
 
 @dataclass(frozen=True)
 class Index:
+    """Where the index lives."""
+
     url: str = "local"
 
 
 @dataclass(frozen=True)
 class Retrieve:
+    """What counts as found."""
+
     top_k: int = 5
     similarity_threshold: float = 0.75
     """The calibrated probability of relevance that the best hit must reach, else the answer is an abstention."""
@@ -77,6 +87,8 @@ class Retrieve:
 
 @dataclass(frozen=True)
 class Serve:
+    """Which generator answers, and how."""
+
     url: str = "local://smollm2"
     """`local://<weights>` runs llama.cpp here; `openai://host/v1?model=name` (or `openai+http://`) calls an OpenAI-compatible server."""
     api_key: str = field(default="", repr=False)
@@ -95,6 +107,8 @@ class Serve:
 
 @dataclass(frozen=True)
 class Api:
+    """Where the origin listens."""
+
     host: str = "127.0.0.1"
     port: int = 8801
     max_body_kb: int = 1024
@@ -102,6 +116,8 @@ class Api:
 
 @dataclass(frozen=True)
 class Edge:
+    """Where the edge listens, and how long it keeps answers."""
+
     url: str = "local"
     host: str = "127.0.0.1"
     port: int = 8800
@@ -116,6 +132,8 @@ class Edge:
 
 @dataclass(frozen=True)
 class Access:
+    """Keys and their limits."""
+
     keys: str = ".ragstone/keys"
     """Where the private signing key lies, below the project folder; never in the store."""
     rpm: int = 600
@@ -125,12 +143,16 @@ class Access:
 
 @dataclass(frozen=True)
 class Telemetry:
+    """Where spans go."""
+
     otlp: str = ""
     """An OTLP/HTTP endpoint for spans; empty sends none."""
 
 
 @dataclass(frozen=True)
 class Settings:
+    """All settings of a project, by section."""
+
     folder: Path = field(default_factory=Path.cwd)
     project: Project = Project()
     corpus: Corpus = Corpus()
@@ -241,5 +263,6 @@ def _boolean(value: object) -> bool:
 
 
 def _words(kind: object) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return names.get(kind, 'a list of {match = "glob", groups = ["name"]}') if isinstance(kind, type) else 'a list of {match = "glob", groups = ["name"]}'
+    """What a value of this kind looks like, for a message."""
+    plain: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return plain.get(kind, 'a list of {match = "glob", groups = ["name"]}')

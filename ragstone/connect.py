@@ -38,7 +38,8 @@ def connector(stage: str, url: str) -> ModuleType:
     try:
         return import_module(path)
     except ImportError as error:
-        raise ConfigError(f"{stage} {name!r} needs a package that is not installed: {error.name}", f"pip install 'ragstone[{name}]'") from error
+        missing = f"{stage} {name!r} needs a package that is not installed: {error.name}"
+        raise ConfigError(missing, f"pip install 'ragstone[{name}]'") from error
 
 
 def built_in(stage: str) -> list[str]:

@@ -18,7 +18,7 @@ from ragstone.config import Settings
 from ragstone.connect import connector
 from ragstone.corpus import Chunk
 from ragstone.errors import Conflict, CorpusError
-from ragstone.release import Release, canonical
+from ragstone.release import Record, Release, canonical
 from ragstone.show import Show
 from ragstone.store import Store
 
@@ -169,10 +169,10 @@ def build(settings: Settings, store: Store, show: Show) -> Release:
     records = releases.history(store, settings.project.channel)
     if records and records[-1].release == release.id:
         return release
-    if records and records[-1].returns_to and records[-2].release == release.id:
+    if release.id in _rolled_back(records):
         show.say(f"release   {release.id} was rolled back and stays so; to put it in force: ragstone release promote {release.id}")
         return releases.load(store, records[-1].release)
-    releases.promote(store, settings.project.channel, release.id)
+    releases.promote(store, settings.project.channel, release.id, after=records[-1].number if records else 0)
     show.say(f"release   {release.id} is in force on {settings.project.channel}")
     return release
 
@@ -307,8 +307,14 @@ def _put_in_force(settings: Settings, store: Store, snapshot: str, model: str, n
     record = releases.current(store, settings.project.channel)
     now = releases.load(store, record.release).snapshot if record else snapshot
     release = assemble(settings, store, now, model, note, show)
-    releases.promote(store, settings.project.channel, release.id)
+    releases.promote(store, settings.project.channel, release.id, after=record.number if record else 0)
     show.say(f"release   {release.id} is in force on {settings.project.channel}")
+
+
+def _rolled_back(records: Sequence[Record]) -> set[str]:
+    """The releases that the last record, a rollback, took back: a person's decision, which stands until a person changes it."""
+    back_to = records[-1].returns_to if records else None
+    return {record.release for record in records if record.number > back_to} - {records[-1].release} if back_to else set()
 
 
 def _recipe(settings: Settings) -> Recipe:

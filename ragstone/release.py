@@ -83,6 +83,12 @@ def saved(store: Store) -> list[str]:
     return [stat.key.removeprefix("releases/").removesuffix(".json") for stat in store.list("releases/")]
 
 
+def diff(one: Release, other: Release) -> list[tuple[str, object, object]]:
+    """The parts in which two releases differ: name, the one's value, the other's; nothing when they are the same release."""
+    left, right = asdict(one), asdict(other)
+    return [(part, left[part], right[part]) for part in left if part != "note" and left[part] != right[part]]
+
+
 def history(store: Store, channel: str) -> list[Record]:
     """Every record of the channel, oldest first."""
     return [Record(**json.loads(store.get(key))) for key in _keys(store, channel)]

@@ -39,6 +39,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Usage:
+    """What an answer took, in tokens of the generator."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
 

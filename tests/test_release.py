@@ -118,6 +118,13 @@ def test_rollback_passes_over_repeated_promotions_of_the_same_release(at: Store)
     assert release.rollback(at, "production").release == a
 
 
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
+def test_a_difference_names_the_part_and_both_values(change: dict[str, Any]) -> None:
+    ((part, value),) = change.items()
+    assert release.diff(PARTS, dataclasses.replace(PARTS, **change)) == [(part, getattr(PARTS, part), value)]
+    assert release.diff(PARTS, dataclasses.replace(PARTS, note="another note")) == []
+
+
 def test_there_is_nothing_to_roll_back_before_the_first_promotion(at: Store) -> None:
     with pytest.raises(ReleaseError, match="no release to roll back"):
         release.rollback(at, "production")

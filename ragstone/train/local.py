@@ -7,6 +7,7 @@ likely an answer too. The run is cut to fit its minutes, and continues from its 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -15,7 +16,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from ragstone import embedder
 from ragstone.corpus.pairs import Pair, digest
@@ -24,12 +24,11 @@ from ragstone.train import Progress, Recipe, Report
 
 try:
     import torch
+    import torch.nn.functional as nn
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file, save_file
     from tokenizers import Tokenizer
     from torch import Tensor
-    from transformers import AutoModel
-    from transformers.utils import logging as transformers_logging
 except ImportError as missing:
     raise TrainError(f"training needs {missing.name}, which is not installed", "pip install 'ragstone[train]'") from missing
 
@@ -70,13 +69,11 @@ class _Run:
     def __init__(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path) -> None:
         torch.manual_seed(recipe.seed)
         self.base, self.pairs, self.recipe, self.work = base, pairs, recipe, work
-        self.card = embedder.read_card(base)
         self.identity = f"{embedder.digest(base)} {digest(pairs)} {recipe.digest}"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.encoder = Encoder(base, self.card, self.device)
-        for name, weight in self.encoder.model.named_parameters():
-            weight.requires_grad_(not any(part in name for part in FROZEN))
-        self.learned = {name: weight for name, weight in self.encoder.model.named_parameters() if weight.requires_grad}
+        self.encoder = Encoder(base, self.device)
+        self.card = self.encoder.card
+        self.learned = {name: weight.requires_grad_() for name, weight in self.encoder.weights.items() if not name.startswith(FROZEN)}
         self.optimiser = torch.optim.AdamW(self.learned.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.step = 0
         self.seconds = 0.0
@@ -110,7 +107,6 @@ class _Run:
         torch.manual_seed(1_000_003 * self.recipe.seed + self.step)  # a resumed run drops out the same units
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * rate(self.step, self.steps, self.recipe.warmup)
-        self.encoder.model.train()
         loss = self._loss(self._batch(), guide)
         if not torch.isfinite(loss):
             raise TrainError(f"the loss is {loss.item()} at step {self.step + 1}", "keep the base model: ragstone up --minutes 0")
@@ -130,14 +126,16 @@ class _Run:
     def _loss(self, batch: Sequence[Pair], guide: Mapping[str, Tensor]) -> Tensor:
         """Cross entropy of each question over the batch's passages, those left out that may answer it too."""
         passages = [pair.positive for pair in batch] + [text for pair in batch for text in pair.negatives]
-        questions = self.encoder.encode([pair.question for pair in batch], self.recipe.query_tokens, self.card.query_prefix)
-        documents = self.encoder.encode(passages, self.recipe.document_tokens, self.card.document_prefix)
+        asked = [self.card.query_prefix + pair.question for pair in batch]
+        read = [self.card.document_prefix + text for text in passages]
+        questions = self.encoder.encode(asked, self.recipe.query_tokens, self.encoder.dropout)
+        documents = self.encoder.encode(read, self.recipe.document_tokens, self.encoder.dropout)
         near = torch.stack([guide[pair.question] for pair in batch]) @ torch.stack([guide[text] for text in passages]).T
         own = torch.eye(len(batch), len(passages), dtype=torch.bool)
         left_out = (near >= near.diagonal().unsqueeze(1)) & ~own
         scores = self.recipe.scale * (questions @ documents.T)
         scores = scores.masked_fill(left_out.to(self.device), -math.inf)
-        return torch.nn.functional.cross_entropy(scores, torch.arange(len(batch), device=self.device))
+        return nn.cross_entropy(scores, torch.arange(len(batch), device=self.device))
 
     def _guide(self) -> dict[str, Tensor]:
         """The base model's vector of every text, made once and kept in `work`."""
@@ -146,10 +144,10 @@ class _Run:
         passages = list(dict.fromkeys(text for pair in self.pairs for text in (pair.positive, *pair.negatives)))
         kept = _read(path, self.identity)
         if kept is None:
-            frozen = Encoder(self.base, self.card, self.device)
+            frozen = Encoder(self.base, self.device)
             tensors = {
-                "questions": frozen.encode_all(questions, self.recipe.query_tokens, self.card.query_prefix),
-                "passages": frozen.encode_all(passages, self.recipe.document_tokens, self.card.document_prefix),
+                "questions": frozen.encode_all([self.card.query_prefix + text for text in questions], self.recipe.query_tokens),
+                "passages": frozen.encode_all([self.card.document_prefix + text for text in passages], self.recipe.document_tokens),
             }
             _write(path, tensors, {"identity": self.identity})
             kept = tensors, {}
@@ -214,40 +212,70 @@ class _Run:
 
 
 class Encoder:
-    """A model folder in PyTorch: texts in, unit vectors out, pooled as the card says, with gradients when the model is in training."""
+    """A model folder in PyTorch: texts in, unit vectors out. A BERT encoder is all that is served, so it is all that is trained."""
 
-    def __init__(self, folder: Path, card: embedder.Card, device: torch.device) -> None:
-        self.card, self.device = card, device
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        model = AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32)
-        self.model: Any = model.to(device)
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        config = json.loads((folder / "config.json").read_bytes())
+        self.card, self.device = embedder.read_card(folder), device
+        self.heads, self.layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
+        self.epsilon, self.dropout = float(config["layer_norm_eps"]), float(config["hidden_dropout_prob"])
+        self.weights = {name.removeprefix("bert."): weight for name, weight in load_file(folder / "model.safetensors").items()}
+        self.weights = {name: weight.float().to(device) for name, weight in self.weights.items() if weight.is_floating_point()}
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_padding()
         self.half = _half(device)
 
-    def encode(self, texts: Sequence[str], tokens: int, prefix: str = "") -> Tensor:
-        """float32 [n, dimensions] on the device; a text is cut to `tokens` tokens."""
+    def encode(self, texts: Sequence[str], tokens: int, dropout: float = 0.0) -> Tensor:
+        """float32 [n, dimensions] on the device, with gradients where the weights ask for them; a text is cut to `tokens` tokens."""
         self.tokenizer.enable_truncation(min(tokens, self.card.max_tokens))
-        self.tokenizer.enable_padding()
-        read = self.tokenizer.encode_batch([prefix + text for text in texts])
+        read = self.tokenizer.encode_batch(list(texts))
         ids = torch.tensor([one.ids for one in read], device=self.device)
-        mask = torch.tensor([one.attention_mask for one in read], device=self.device)
+        mask = torch.tensor([one.attention_mask for one in read], device=self.device, dtype=torch.bool)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        states = states.float()
+            states = self._states(ids, mask, dropout).float()
         weight = mask.unsqueeze(-1).float()
         pooled = states[:, 0] if self.card.pooling == "cls" else (states * weight).sum(1) / weight.sum(1)
-        return torch.nn.functional.normalize(pooled, dim=1)
+        return nn.normalize(pooled, dim=1)
 
-    def encode_all(self, texts: Sequence[str], tokens: int, prefix: str = "") -> Tensor:
+    def encode_all(self, texts: Sequence[str], tokens: int) -> Tensor:
         """The same for any number of texts, without gradients, on the CPU; texts of like length go together."""
-        self.model.eval()
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
         vectors = torch.empty(len(texts), self.card.dimensions)
-        with torch.inference_mode():
+        with torch.no_grad():
             for start in range(0, len(order), 32):
                 batch = order[start : start + 32]
-                vectors[batch] = self.encode([texts[at] for at in batch], tokens, prefix).cpu()
+                vectors[batch] = self.encode([texts[at] for at in batch], tokens).cpu()
         return vectors
+
+    def _states(self, ids: Tensor, mask: Tensor, dropout: float) -> Tensor:
+        """The last hidden states, [n, tokens, width]."""
+        tables = {name: self.weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")}
+        states = nn.embedding(ids, tables["word"]) + tables["position"][: ids.shape[1]] + tables["token_type"][0]
+        states = nn.dropout(self._norm("embeddings", states), dropout)
+        for layer in range(self.layers):
+            at = f"encoder.layer.{layer}"
+            attended = self._dense(f"{at}.attention.output", self._attend(f"{at}.attention.self", states, mask, dropout))
+            states = self._norm(f"{at}.attention.output", states + nn.dropout(attended, dropout))
+            inner = nn.gelu(self._dense(f"{at}.intermediate", states))
+            states = self._norm(f"{at}.output", states + nn.dropout(self._dense(f"{at}.output", inner), dropout))
+        return states
+
+    def _attend(self, at: str, states: Tensor, mask: Tensor, dropout: float) -> Tensor:
+        texts, tokens, width = states.shape
+        parts = (self._linear(f"{at}.{part}", states) for part in ("query", "key", "value"))
+        query, key, value = (part.view(texts, tokens, self.heads, -1).transpose(1, 2) for part in parts)
+        mixed = nn.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :], dropout_p=dropout)
+        return mixed.transpose(1, 2).reshape(texts, tokens, width)
+
+    def _dense(self, at: str, states: Tensor) -> Tensor:
+        return self._linear(f"{at}.dense", states)
+
+    def _linear(self, at: str, states: Tensor) -> Tensor:
+        return nn.linear(states, self.weights[f"{at}.weight"], self.weights[f"{at}.bias"])
+
+    def _norm(self, at: str, states: Tensor) -> Tensor:
+        weight, bias = self.weights[f"{at}.LayerNorm.weight"], self.weights[f"{at}.LayerNorm.bias"]
+        return nn.layer_norm(states.float(), weight.shape, weight, bias, self.epsilon)
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

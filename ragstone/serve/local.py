@@ -57,8 +57,8 @@ class LocalGenerator:
         """SHA-256 of all that changes what is generated; threads don't, and the chat template is in the weights."""
         with self.weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        engine = metadata.version("xllamacpp")
-        parts = {"weights": digest, "engine": f"xllamacpp {engine}", "context": self._settings.context, "slots": self._settings.slots}
+        engine = f"xllamacpp {metadata.version('xllamacpp')}, {replica.REVISION}"
+        parts = {"weights": digest, "engine": engine, "context": self._settings.context, "slots": self._settings.slots}
         return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     @property

@@ -81,7 +81,7 @@ def test_a_stop_sequence_ends_the_answer_and_is_no_part_of_it(generator: Generat
     assert text == whole[: whole.index(word)]
 
 
-def test_at_temperature_zero_an_answer_is_the_same_cold_cached_and_beside_another(generator: Generator, loop: asyncio.Runner) -> None:
+def test_at_temperature_zero_an_answer_is_the_same_again_and_beside_another(generator: Generator, loop: asyncio.Runner) -> None:
     async def beside() -> tuple[str, str]:
         pump, valve = await asyncio.gather(answer(generator, PUMP), answer(generator, VALVE))
         return pump[0], valve[0]

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-SCRIPTS = ("startup", "edge", "promotion", "demo")
+SCRIPTS = ("startup", "install", "edge", "promotion", "demo")
 
 if __name__ == "__main__":
     statuses = {name: subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode for name in SCRIPTS}

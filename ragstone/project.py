@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ragstone.index import Index, Vectors
     from ragstone.rag import Answer
     from ragstone.retrieve import Calibration, Hit, Retriever
-    from ragstone.train import Recipe
+    from ragstone.train import Recipe, Trainer
 
 RAW = "raw"
 
@@ -285,9 +285,9 @@ def _train_and_judge(
     index_digest = index(store, snapshot, incumbent_digest, show)
     hardened = pairs.harden(mined.pairs, chunks, _search(settings, store, index_digest, incumbent_model), seed=recipe.seed)
     work = settings.folder / ".ragstone" / "work" / _digest([snapshot, settings.train.base, asdict(recipe)])[:16]
-    trainer = connector("train", settings.train.url)
+    trainer: Trainer = connector("train", settings.train.url).connect(settings.train.url)
     with show.bar("train") as advance:
-        folders: Mapping[float, Path] = trainer.train(
+        folders = trainer.train(
             pull(settings.train.base, show), hardened, recipe, work, lambda now: advance(now.step, now.steps)
         )
     show.say(f"train     {len(hardened)} pairs; judging {len(folders)} candidates on {len(mined.questions)} held-out questions")

@@ -115,3 +115,21 @@ def test_an_empty_folder_is_refused_by_name(tmp_path: Path, command: str) -> Non
     (tmp_path / "empty").mkdir()
     done = ragstone(tmp_path, command, "empty", status=0 if command == "stage" else 1)
     assert command == "stage" or "empty" in done.stderr or "no document" in done.stderr
+
+
+def test_without_the_extras_it_builds_and_retrieves_and_says_what_training_needs(tmp_path: Path, manuals: Path) -> None:
+    absent = ("torch", "sentence_transformers", "transformers", "xberg", "pypdfium2")
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "sitecustomize.py").write_text(f"import sys\nfor name in {absent!r}: sys.modules[name] = None\n")
+    environment = {**os.environ, "PYTHONPATH": f"{blocked}:{ROOT}", "COLUMNS": "200"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ragstone", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    (manuals / "extra.docx").write_bytes(b"PK\x03\x04 not really")
+    built = run("build", "docs")
+    assert built.returncode == 0, built.stderr
+    assert "extra.docx" in built.stderr
+    assert "pump.md" in run("retrieve", "How long is the feed pump primed?").stdout

@@ -33,8 +33,8 @@ FORMAT = 1
 BITS = 4
 """Of a code, for each dimension. 2 bits save 10 MB at 100,000 chunks and find fewer neighbours."""
 
-SPARE = 50
-"""How many more than asked the codes are searched for: exact ranking then loses none (measured: recall@10 of .967 becomes 1.0)."""
+SPARE = 100
+"""How many more than asked the codes are searched for. On clumped vectors recall@10 is .67 with 0, .995 with 50, 1.0 with 100."""
 
 SAMPLE = 1024
 """Rows that the codes' scale is fitted to; turbovec's own advice."""

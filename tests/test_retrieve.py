@@ -1,0 +1,206 @@
+"""A question in, scored hits out: over the topics of Python's own help, with the base model."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragstone import embedder, weights
+from ragstone.corpus import Chunk
+from ragstone.embedder import Embedder
+from ragstone.errors import IndexingError
+from ragstone.index import Candidate, local
+from ragstone.retrieve import Calibration, Retriever, content_words, features, fuse
+from tests.topics import topics
+
+PUBLIC = ("public",)
+
+
+def candidate(chunk: str, dense: float | None, keyword: float | None) -> Candidate:
+    """A member of the lists that it has a score for."""
+    return Candidate(chunk, dense or 0.0, keyword or 0.0, dense is not None, keyword is not None)
+
+
+def order(*candidates: Candidate, weight: float = 0.4) -> list[tuple[str, float]]:
+    return [(one.chunk, round(score, 6)) for one, score in fuse(candidates, weight)]
+
+
+def test_each_list_is_scaled_by_its_own_members_and_weighted() -> None:
+    found = order(candidate("a", 0.8, 10.0), candidate("b", 0.6, 20.0), candidate("c", 0.4, 0.0))
+    assert found == [("b", 0.8), ("a", 0.7), ("c", 0.0)]
+
+
+def test_a_list_that_a_candidate_is_not_in_gives_it_nothing() -> None:
+    outside = Candidate("outside", 0.9, 50.0, in_dense=False, in_keyword=False)
+    assert order(candidate("a", 0.8, None), candidate("b", 0.2, None), outside) == [("a", 0.4), ("outside", 0.0), ("b", 0.0)]
+
+
+def test_a_list_of_equal_scores_counts_them_as_best() -> None:
+    assert order(candidate("a", 0.3, None), candidate("b", None, 2.0)) == [("b", 0.6), ("a", 0.4)]
+
+
+def test_weights_of_one_and_zero_are_the_lists_themselves() -> None:
+    both = [candidate("a", 0.9, 1.0), candidate("b", 0.1, 9.0)]
+    assert order(*both, weight=1.0)[0][0] == "a"
+    assert order(*both, weight=0.0)[0][0] == "b"
+
+
+def test_nothing_found_is_nothing_fused() -> None:
+    assert fuse([], 0.4) == []
+
+
+scores = st.none() | st.floats(-1, 100, allow_nan=False)
+
+
+@given(st.lists(st.tuples(scores, scores), max_size=30), st.floats(0, 1))
+def test_fused_scores_lie_between_0_and_1_and_fall(pairs: list[tuple[float | None, float | None]], weight: float) -> None:
+    fused = [score for _, score in fuse([candidate(f"{row:02d}", *pair) for row, pair in enumerate(pairs)], weight)]
+    assert fused == sorted(fused, reverse=True)
+    assert all(-1e-9 <= score <= 1 + 1e-9 for score in fused)
+
+
+@given(st.lists(st.tuples(scores, scores), max_size=12), st.randoms(use_true_random=False))
+def test_the_order_of_the_candidates_changes_no_rank(pairs: list[tuple[float | None, float | None]], random: object) -> None:
+    found = [candidate(f"{row:02d}", *pair) for row, pair in enumerate(pairs)]
+    shuffled = sorted(found, key=lambda one: hash((one.chunk, id(random))))
+    assert fuse(found, 0.4) == fuse(shuffled, 0.4)
+
+
+def test_content_words_leave_out_how_a_question_is_put() -> None:
+    assert content_words("What does os.path.join do with a UTF-8 name?") == {"os", "path", "join", "utf", "8", "name"}
+    assert content_words("what is it?") == frozenset()
+
+
+def test_features_spread_bm25_over_the_words_that_were_asked_for() -> None:
+    assert features("Which torque for the bonnet?", 0.6, 9.0) == (0.6, 4.5)
+    assert features("what is it?", 0.6, 0.0) == (0.6, 0.0)
+
+
+def test_a_probability_is_the_logistic_of_the_weighted_features() -> None:
+    calibration = Calibration((-6.0, 10.0, 0.5))
+    assert calibration.probability((0.5, 4.0)) == pytest.approx(1 / (1 + math.exp(-1.0)))
+
+
+@given(st.floats(-1, 1), st.floats(0, 1e6))
+def test_probabilities_are_probabilities_and_grow_with_the_evidence(cosine: float, keyword: float) -> None:
+    calibration = Calibration.default()
+    at = calibration.probability((cosine, keyword))
+    assert 0 <= at <= 1
+    assert at <= calibration.probability((cosine + 0.1, keyword))
+    assert at <= calibration.probability((cosine, keyword + 1))
+
+
+@pytest.mark.parametrize("coefficients", [(), (1.0,), (1.0, 2.0, 3.0, 4.0), (1.0, float("nan"), 0.0), (float("inf"), 1.0, 1.0)])
+def test_coefficients_of_another_shape_are_refused(coefficients: tuple[float, ...]) -> None:
+    with pytest.raises(IndexingError, match="3 finite coefficients"):
+        Calibration(coefficients)
+
+
+# The whole way, over real text and the real model.
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    folder = tmp_path_factory.mktemp("model")
+    embedder.prepare(weights.pull("minilm"), folder, name="minilm", base="minilm")
+    return Embedder(folder, threads=2)
+
+
+def passages() -> list[Chunk]:
+    """Short passages of the language reference, one of them twice, one for staff only."""
+    chunks = [replace(chunk, text=chunk.text[:400], metadata={"path": chunk.document}) for chunk in topics()[::4]]
+    twin = replace(chunks[0], id="twin", document="copy.txt")
+    secret = replace(chunks[1], id="secret", text="The launch code of the feed pump is 4711.", groups=("staff",))
+    return [*chunks, twin, secret]
+
+
+@pytest.fixture(scope="module")
+def retriever(model: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retriever]:
+    folder = tmp_path_factory.mktemp("index") / "index"
+    chunks = passages()
+    local.build(folder, chunks, model.documents([chunk.context for chunk in chunks]))
+    with closing(local.open(folder, "topics")) as index:
+        yield Retriever(index, model, Calibration.default())
+
+
+def test_a_passage_is_found_by_its_own_sentence(retriever: Retriever) -> None:
+    chunks = passages()[5:60:6]
+    found = [retriever.search(chunk.text[100:220], PUBLIC, 3) for chunk in chunks]
+    assert sum(chunk.text in {hit.chunk.text for hit in hits} for chunk, hits in zip(chunks, found, strict=True)) >= len(chunks) - 1
+
+
+def test_hits_come_best_first_with_all_their_scores(retriever: Retriever) -> None:
+    question = "How does a try statement handle an exception?"
+    hits = retriever.search(question, PUBLIC, 8)
+    assert len(hits) == 8
+    assert [hit.fused for hit in hits] == sorted((hit.fused for hit in hits), reverse=True)
+    for hit in hits:
+        assert hit.score == retriever.calibration.probability(features(question, hit.dense, hit.keyword))
+
+
+def test_a_question_of_another_world_scores_below_one_of_this(retriever: Retriever) -> None:
+    own = retriever.search("How does a try statement handle an exception?", PUBLIC, 5)
+    foreign = retriever.search("Which wine goes with roast duck?", PUBLIC, 5)
+    assert max(hit.score for hit in own) > 0.75 > 0.5 > max(hit.score for hit in foreign)
+
+
+def test_equal_texts_are_one_hit(retriever: Retriever) -> None:
+    hits = retriever.search(passages()[0].text, PUBLIC, 10)
+    assert len({hit.chunk.text for hit in hits}) == len(hits) == 10
+    assert hits[0].chunk.text == passages()[0].text
+
+
+def test_what_a_caller_may_not_see_is_never_a_hit(retriever: Retriever) -> None:
+    question = "What is the launch code of the feed pump?"
+    assert retriever.search(question, ("staff",), 5)[0].chunk.id == "secret"
+    assert "secret" not in {hit.chunk.id for hit in retriever.search(question, PUBLIC, 1_000)}
+    assert retriever.search(question, (), 5) == []
+
+
+def test_a_filter_narrows_the_hits(retriever: Retriever) -> None:
+    hits = retriever.search("exception", PUBLIC, 5, {"path": "copy.txt"})
+    assert hits == []
+    name = passages()[0].document
+    assert {hit.chunk.document for hit in retriever.search("exception", PUBLIC, 5, {"path": name})} <= {name, "copy.txt"}
+
+
+@pytest.mark.parametrize("question", ["", "   ", "?", "漢字", "x" * 100_000])
+def test_any_question_is_answered_with_hits(retriever: Retriever, question: str) -> None:
+    assert len(retriever.search(question, PUBLIC, 3)) == 3
+
+
+def test_no_hits_were_asked_for_and_none_come(retriever: Retriever) -> None:
+    assert retriever.search("exception", PUBLIC, 0) == []
+
+
+# On a judged collection, where one is at hand.
+
+DATA = os.environ.get("RAGSTONE_TEST_DATA", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA, reason="RAGSTONE_TEST_DATA names no folder of judged collections (BEIR layout): ranking is not measured")
+def test_ranking_on_cranfield_is_as_measured(model: Embedder, tmp_path: Path) -> None:
+    from ragstone.evaluate import ndcg
+
+    folder = Path(DATA, "cranfield")
+    rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    chunks = [Chunk(row["_id"], row["_id"], row["title"], (), 0, len(row["text"]), row["text"]) for row in rows]
+    local.build(tmp_path / "index", chunks, model.documents([chunk.context for chunk in chunks]))
+    retriever = Retriever(local.open(tmp_path / "index", "cranfield"), model, Calibration.default())
+    relevant: dict[str, dict[str, float]] = {}
+    for line in (folder / "qrels/test.tsv").read_text().splitlines()[1:]:
+        question, document, grade = line.split("\t")
+        relevant.setdefault(question, {})[document] = max(0.0, float(grade))
+    texts = {row["_id"]: row["text"] for row in map(json.loads, (folder / "queries.jsonl").read_text().splitlines())}
+    found = [ndcg([hit.chunk.id for hit in retriever.search(texts[id], PUBLIC, 10)], grades) for id, grades in relevant.items()]
+    assert sum(found) / len(found) == pytest.approx(0.404, abs=0.01)

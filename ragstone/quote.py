@@ -19,6 +19,11 @@ CLOSE = 0.75
 RANK = 0.9
 """What a match is worth in each further passage: they come best first."""
 
+MARK = re.compile(r"\[\d{1,3}\]")
+"""A bracketed number in the source, which would be taken for a citation."""
+
+Place = tuple[int, list[Unit], int]
+"""A sentence: its passage's number, that passage's sentences, and which of them it is."""
 Similar = Callable[[str, Sequence[str]], Sequence[float]]
 """How near each sentence is to the question in meaning, from -1 to 1."""
 
@@ -39,10 +44,11 @@ def quotes(question: str, passages: Sequence[str], similar: Similar | None = Non
     [Quote(passage=0, start=13, end=35)]
     """
     found = [(passage, units, i) for passage, text in enumerate(passages) for units in [sentences(text)] for i in range(len(units))]
-    found = [(passage, units, i) for passage, units, i in found if _says_something(units[i])] or found
+    asked = {word.stem for word in content(question)}
+    found = _distinct([one for one in found if _says_something(one[1][one[2]], asked)] or found)
     texts = [units[i].text for _, units, i in found]
     nearness = similar(question, texts) if similar and texts else [0.0] * len(texts)
-    matches = [match + near for match, near in zip(_matches(question, texts), nearness, strict=True)]
+    matches = [match + near for match, near in zip(_matches(asked, texts), nearness, strict=True)]
     ranked = sorted(((value * RANK**found[k][0], k) for k, value in enumerate(matches)), key=lambda pair: (-pair[0], pair[1]))
     chosen: list[Quote] = []
     for value, k in ranked[:QUOTES]:
@@ -54,9 +60,16 @@ def quotes(question: str, passages: Sequence[str], similar: Similar | None = Non
     return _joined(sorted(chosen, key=lambda quote: (quote.passage, quote.start)), passages)
 
 
-def _matches(question: str, texts: Sequence[str]) -> list[float]:
+def _distinct(found: list[Place]) -> list[Place]:
+    """Without the sentences that an earlier passage has word for word."""
+    first: dict[str, Place] = {}
+    for place in found:
+        first.setdefault(" ".join(place[1][place[2]].text.split()), place)
+    return list(first.values())
+
+
+def _matches(asked: set[str], texts: Sequence[str]) -> list[float]:
     """The share of the question's words in each text, the rarer the heavier."""
-    asked = {word.stem for word in content(question)}
     stems = [{word.stem for word in content(text)} for text in texts]
     counts = Counter(stem for found in stems for stem in found & asked)
     weights = {stem: math.log(1 + len(texts) / counts[stem]) if counts[stem] else 0.5 for stem in asked}
@@ -64,10 +77,15 @@ def _matches(question: str, texts: Sequence[str]) -> list[float]:
     return [sum(weights[stem] for stem in found & asked) / total for found in stems]
 
 
-def _says_something(unit: Unit) -> bool:
-    """A sentence of some length, not a heading, a table row or a broken-off piece."""
+def _says_something(unit: Unit, asked: set[str]) -> bool:
+    """A sentence of some length that says more than the question: not a heading, a table row or a broken-off piece."""
     ends = unit.text[-1:] in ".!?。！？”\"')"
-    return unit.kind == "prose" and ends and not re.match(r"[|>=*_~-]", unit.text) and len(content(unit.text)) >= 3
+    return unit.kind == "prose" and ends and not re.match(r"[|>=*_~-]", unit.text) and not MARK.search(unit.text) and _news(unit, asked)
+
+
+def _news(unit: Unit, asked: set[str]) -> bool:
+    said = {word.stem for word in content(unit.text)}
+    return len(said) >= 3 and not said <= asked
 
 
 def _whole(units: Sequence[Unit], i: int) -> int:

@@ -15,7 +15,7 @@ from ragstone import telemetry
 from ragstone.api import body
 from ragstone.api.call import authorise, confirmed, origin, validators
 from ragstone.api.releases import NotReady, unknown
-from ragstone.errors import RagstoneError, RequestError
+from ragstone.errors import RequestError
 from ragstone.index import Vectors
 from ragstone.release import canonical
 from ragstone.retrieve import Hit

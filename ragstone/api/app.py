@@ -27,18 +27,16 @@ import ragstone
 from ragstone import telemetry, wire
 from ragstone.access import Verifier
 from ragstone.api import admin, chat
-from ragstone.api.call import Origin
-from ragstone.api.releases import NotReady, Releases
+from ragstone.api.call import Origin, veiled
+from ragstone.api.releases import Releases
 from ragstone.config import Settings
 from ragstone.edge import RELEASE
-from ragstone.errors import AccessError, RagstoneError, RequestError, Unauthorized
+from ragstone.errors import RagstoneError, RequestError, Unauthorized
 from ragstone.listen import listen
 from ragstone.store import Store
 
 THREADS = 8
 """Retrievals and encodings at the same time, at most: twice the cores, for they also wait for files."""
-TELLING = (RequestError, AccessError, NotReady)
-"""Errors whose message is for the client. Others may name paths and hosts of this machine."""
 ID = re.compile(r"[\w.:-]{1,64}")
 
 access_log = logging.getLogger("ragstone.access")
@@ -91,18 +89,9 @@ def serve(store: Store, settings: Settings, started: Callable[[str], None] | Non
 
 async def _refused(request: Request, error: RagstoneError) -> Response:
     request.state.error = error.code
-    if not isinstance(error, TELLING):
-        log.error("request %s: %s", request.state.id, error)
-        error = _veiled(error, request.state.id)
+    error = veiled(error, request.state.id)
     headers = wire.error_headers(error) | ({"www-authenticate": "Bearer"} if isinstance(error, Unauthorized) else {})
     return Response(wire.error_body(error), error.status, headers)
-
-
-def _veiled(error: RagstoneError, id: str) -> RagstoneError:
-    """The error for those outside: its kind, and where its message is; paths and hosts stay in the log."""
-    veiled = RagstoneError(f"{error.code.replace('_', ' ')}; the log of the origin has the reason under {id}")
-    veiled.status, veiled.type, veiled.code = error.status, error.type, error.code
-    return veiled
 
 
 async def _unrouted(request: Request, error: HTTPException) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,12 +14,16 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from ragstone.access import Principal, Verifier
-from ragstone.api.releases import Opened, Releases
+from ragstone.api.releases import NotReady, Opened, Releases
 from ragstone.config import Settings
 from ragstone.edge import RELEASE
-from ragstone.errors import Unauthorized
+from ragstone.errors import AccessError, RagstoneError, RequestError, Unauthorized
 from ragstone.store import Store
 
+TELLING = (RequestError, AccessError, NotReady)
+"""Errors whose message is for the client. Others may name paths and hosts of this machine."""
+
+log = logging.getLogger("ragstone.api")
 T = TypeVar("T")
 
 
@@ -68,6 +73,16 @@ def confirmed(request: Request, etag: str) -> bool:
     """Whether the client has this very answer already (`If-None-Match`, compared weakly as HTTP says)."""
     known = request.headers.get("if-none-match", "")
     return any(one.strip().removeprefix("W/") in (etag, "*") for one in known.split(",")) if known else False
+
+
+def veiled(error: RagstoneError, id: str) -> RagstoneError:
+    """The error for those outside: as it is when it is about the request, else its kind and where the log has the rest."""
+    if isinstance(error, TELLING):
+        return error
+    log.error("request %s: %s", id, error)
+    outside = RagstoneError(f"{error.code.replace('_', ' ')}; the log of the origin has the reason under {id}")
+    outside.status, outside.type, outside.code = error.status, error.type, error.code
+    return outside
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from ragstone import telemetry, wire
 from ragstone.api import body
 from ragstone.api.body import Chat
-from ragstone.api.call import authorise, confirmed, origin, unless_gone, validators
+from ragstone.api.call import authorise, confirmed, origin, unless_gone, validators, veiled
 from ragstone.api.releases import Opened
 from ragstone.errors import GeneratorError, RagstoneError
 from ragstone.rag import Answer, Grounds, Options
@@ -43,7 +43,7 @@ async def complete(request: Request) -> Response:
             await held.enter_async_context(answer)
             if await unless_gone(request.receive, answer.begin()) is None:
                 return Response(status_code=499)
-            return Stream(answer, asked, held.pop_all(), headers)
+            return Stream(answer, asked, held.pop_all(), headers, request.state.id)
         async with answer:
             whole = await unless_gone(request.receive, answer.whole())
         if whole is None:
@@ -108,10 +108,10 @@ class Stream(Response):
     A failure on the way is an error event, and no `[DONE]` follows. `held` is let go when the response is over, however it ends.
     """
 
-    def __init__(self, answer: Spoken, asked: Chat, held: AsyncExitStack, headers: Mapping[str, str]) -> None:
+    def __init__(self, answer: Spoken, asked: Chat, held: AsyncExitStack, headers: Mapping[str, str], id: str) -> None:
         super().__init__(None, 200, {**headers, "x-accel-buffering": "no"}, "text/event-stream; charset=utf-8")
         del self.headers["content-length"]
-        self._answer, self._asked, self._held = answer, asked, held
+        self._answer, self._asked, self._held, self._id = answer, asked, held, id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
@@ -135,12 +135,10 @@ class Stream(Response):
                     else:
                         yield self._last(head, part)
         except RagstoneError as error:
-            log.warning("a stream broke off: %s", error.message)
-            yield wire.sse(wire.error_body(error))
-        except Exception:
-            number = secrets.token_hex(6)
-            log.exception("internal error %s in a stream", number)
-            yield wire.sse(wire.error_body(RagstoneError(f"internal error {number}")))
+            yield wire.sse(wire.error_body(veiled(error, self._id)))
+        except Exception as error:
+            log.exception("internal error in a stream, request %s", self._id)
+            yield wire.sse(wire.error_body(veiled(RagstoneError(type(error).__name__), self._id)))
 
     def _last(self, head: Head, answer: Answer) -> bytes:
         finish = orjson.loads(wire.chunk(head, finish=answer.finish))

@@ -1,4 +1,4 @@
-"""`local`: retrieve, prompt, generate; a sentence goes out once it is found in the evidence, and where one is not, the evidence is quoted."""
+"""`local`: retrieve, prompt, generate. A sentence goes out once the evidence carries it; where one does not, the evidence is quoted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ragstone.quote import quotes
 from ragstone.rag import Answer, Basis, Citation, Grounds, Options
 from ragstone.release import Release, canonical
 from ragstone.retrieve import Hit, Retriever
-from ragstone.sentences import Reader, Unit
+from ragstone.sentences import Reader, Unit, sentences
 from ragstone.serve import Generator, Message, Sampling, Usage
 from ragstone.words import WIDE, content, words
 
@@ -42,6 +42,8 @@ OVERHEAD = 160
 """Tokens kept free for the instructions and the chat template."""
 RUNAWAY = 1500
 """Characters without the end of a sentence: the generator has lost itself."""
+SAME = 0.9
+"""Of all words of two sentences, the share in both that makes one a repetition of the other, or one passage of another."""
 DECLINES = "the generator says that the evidence has no answer"
 YES_OR_NO = re.compile(r"(?:is|are|was|were|do|does|did|can|could|may|must|should|will|would|has|have|had)\b", re.IGNORECASE)
 TERMINATED = re.compile(r"(?:[.!?。！？:：][\"'”’)*`]*|\]|```)$")
@@ -172,17 +174,15 @@ class Draft:
         self._passages = [Passage(hit.chunk.text, " > ".join((hit.chunk.title, *hit.chunk.path))) for hit in grounds.evidence]
         self._asked = {word.stem for word in content(grounds.question)}
         self._yes_or_no = bool(YES_OR_NO.match(grounds.question))
-        self._said: set[tuple[str, ...]] = set()
+        self._said: list[frozenset[str]] = []
         self._held = ""
         self._literals = "\n".join(passage.text for passage in self._passages)
 
     def take(self, unit: Unit, whole: str) -> tuple[str, str]:
         """The text to release now, and the fault for which the answer must stop. `whole` is the text that the unit is cut from."""
-        said = tuple(word.stem for word in words(ground.bare(unit.text)))
-        if said and said in self._said:
+        if self._repeated(unit):
             self.repeats = True
             return "", ""
-        self._said.add(said)
         if ground.declines(unit.text):
             return "", DECLINES
         gap = _gap(whole, unit) if self.text or self._held else ""
@@ -201,6 +201,13 @@ class Draft:
         self.numbers.update(numbers)
         self._held = ""
         return released, ""
+
+    def _repeated(self, unit: Unit) -> bool:
+        """Whether nearly the same words were said before: the generator turns in a circle."""
+        said = frozenset(word.stem for word in words(ground.bare(unit.text)) if word.content or word.negation)
+        before = any(len(said & other) >= SAME * len(said | other) for other in self._said) if said else False
+        self._said.append(said)
+        return before
 
     def _echoes(self, unit: Unit) -> bool:
         """Whether the sentence says nothing that was not asked; to yes or no, that is an answer."""
@@ -299,9 +306,17 @@ def _messages(
 
 
 def _numbered(evidence: Sequence[Hit], room: int) -> str:
-    """The passages under their numbers, as many as there is room for. The best comes last: a small model heeds most what it read last."""
+    """The passages under their numbers, as many as there is room for, without those that say what a better one says.
+
+    The best comes last: a small model heeds most what it read last.
+    """
     shown: list[str] = []
+    said: set[str] = set()
     for number, hit in enumerate(evidence, 1):
+        new = {" ".join(unit.text.split()) for unit in sentences(hit.chunk.text)}
+        if len(new & said) >= SAME * len(new):
+            continue
+        said |= new
         heading = " > ".join(dict.fromkeys((hit.chunk.title, *hit.chunk.path)))
         text = _cut(f"[{number}] {heading}\n{hit.chunk.text}", room)
         room -= tokens(text)

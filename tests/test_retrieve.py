@@ -68,11 +68,10 @@ def test_fused_scores_lie_between_0_and_1_and_fall(pairs: list[tuple[float | Non
     assert all(-1e-9 <= score <= 1 + 1e-9 for score in fused)
 
 
-@given(st.lists(st.tuples(scores, scores), max_size=12), st.randoms(use_true_random=False))
-def test_the_order_of_the_candidates_changes_no_rank(pairs: list[tuple[float | None, float | None]], random: object) -> None:
+@given(st.lists(st.tuples(scores, scores), max_size=12))
+def test_the_order_of_the_candidates_changes_no_rank(pairs: list[tuple[float | None, float | None]]) -> None:
     found = [candidate(f"{row:02d}", *pair) for row, pair in enumerate(pairs)]
-    shuffled = sorted(found, key=lambda one: hash((one.chunk, id(random))))
-    assert fuse(found, 0.4) == fuse(shuffled, 0.4)
+    assert fuse(found, 0.4) == fuse(found[::-1], 0.4) == fuse(found[1::2] + found[::2], 0.4)
 
 
 def test_content_words_leave_out_how_a_question_is_put() -> None:

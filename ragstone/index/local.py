@@ -222,8 +222,11 @@ class _Table:
         row = int(np.searchsorted(self._ids, id.encode()))
         if row == len(self._ids) or self._ids[row] != id.encode():
             raise IndexingError(f"the index has no chunk {id!r}")
-        parts = json.loads(self._lines[self._offsets[row] : self._offsets[row + 1]])
-        return Chunk(**{**parts, "path": tuple(parts["path"]), "groups": tuple(parts["groups"])})
+        try:
+            parts = json.loads(self._lines[self._offsets[row] : self._offsets[row + 1]])
+            return Chunk(**{**parts, "path": tuple(parts["path"]), "groups": tuple(parts["groups"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise IndexingError(f"{CHUNKS} is damaged at chunk {id!r}: {error}", "ragstone index") from error
 
 
 class _Facets:

@@ -89,8 +89,8 @@ def is_nearest(found: Sequence[Candidate], limit: int, allowed: Callable[[Chunk]
     """Whether the dense list is that of exact search among the allowed chunks; an index may round, so near ties may swap."""
     cosines = VECTORS @ VECTOR
     expected = sorted((float(cosines[row]) for row, chunk in enumerate(CHUNKS) if allowed(chunk)), reverse=True)[:limit]
-    listed = dense(found)
-    return all(allowed(CHUNKS[ROWS[id]]) for id in listed) and [float(cosines[ROWS[id]]) for id in listed] == pytest.approx(expected, abs=1e-3)
+    rows = [ROWS[id] for id in dense(found)]
+    return all(allowed(CHUNKS[row]) for row in rows) and [float(cosines[row]) for row in rows] == pytest.approx(expected, abs=1e-3)
 
 
 def test_it_knows_its_digest_and_size(index: Index) -> None:

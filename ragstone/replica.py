@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-REVISION = 1
+REVISION = 2
 """Part of a generator's version: raised when `serve` sets something else that changes what is generated."""
 
 
@@ -47,8 +47,12 @@ def serve(replica: Replica) -> Any:
     params.n_ctx = replica.context
     params.n_parallel = replica.slots
     threads = replica.threads or os.cpu_count() or 1
-    params.cpuparams.n_threads = threads
+    # Every token waits for the slowest thread. Beside other work on 2 cores, 2 threads made 0.3 to 18 tokens/s and 1 made 22 to 30; reading
+    # the prompt, where a step is long, 2 threads that sleep instead of spinning were as fast as any. Hence one core is left out of
+    # the former, and nothing spins.
+    params.cpuparams.n_threads = max(1, threads - 1)
     params.cpuparams_batch.n_threads = threads
+    params.cpuparams.poll = params.cpuparams_batch.poll = 0
     params.n_threads_http = replica.slots + 2  # a streaming answer holds one; health and metrics need room beside them
     params.fit_params = False  # it would trade the context that was asked for against free memory
     # The kernels round differently with the number of tokens at a time, so where a cached prefix ends shows in the answer: with the

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise, permutations, takewhile
+from itertools import pairwise, permutations, takewhile
 
 from ragstone.sentences import Unit, sentences
 from ragstone.words import Word, listed, stem, words
@@ -42,7 +42,7 @@ OPPOSITES = listed(
 """Common pairs; words with a denying prefix (immutable, unsigned) need not be here."""
 AGAINST = {(stem(a), stem(b)) for pair in OPPOSITES for a, b in permutations(pair.split("/"))}
 PREFIXES = ("un", "in", "im", "ir", "il", "non", "dis", "de", "anti")
-PIVOTS = listed("than before after instead until")
+PIVOTS = frozenset(map(stem, listed("than before after instead until")))
 MARK = re.compile(r"\s*\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 BULLET = re.compile(r"^[ \t]*(?:[-*+•>]\s+|\d{1,3}[.)]\s+|#{1,6}\s+)")
 NAME = re.compile(r"[^\W\d]\w*|\d+(?:\.\d+)*")
@@ -68,10 +68,13 @@ class Support:
 
 @dataclass(frozen=True)
 class Spot:
-    """A sentence of a passage as stems: its content words in order, and what stands near it (its headings and neighbours)."""
+    """A sentence of a passage as stems: its content words in order, and what else a statement may draw on there."""
 
     order: tuple[str, ...]
+    own: frozenset[str]
+    """What it says itself or is headed with."""
     near: frozenset[str]
+    """What stands near it: that and its neighbours."""
     plain: frozenset[str]
     """Those that no negation stands right before."""
     scopes: tuple[tuple[str, ...], ...]
@@ -85,6 +88,7 @@ class Passage:
         self.text = text
         self.units = sentences(text)
         self._names = frozenset(NAME.findall(f"{heading}\n{text}"))
+        self._verbatim = frozenset(_plain(bare(unit.text, text)) for unit in self.units)
         self._heading = words(heading)
         self._spots: list[Spot] | None = None
 
@@ -92,16 +96,19 @@ class Passage:
         """The best support that any spot gives the unit."""
         if unit.kind == "code":
             return self._supports_code(unit.text)
+        if _plain(bare(unit.text, self.text)) in self._verbatim:
+            return Support(1.0)
         said = words(bare(unit.text, self.text))
         found = [_support(said, spot) for spot in self.spots]
-        return max(found, key=lambda support: (support.holds, support.share), default=Support(0.0, "the passage is empty"))
+        best = max(found, key=lambda support: (support.holds, support.share, -len(support.reason)), default=None)
+        return best or Support(0.0, "the passage is empty")
 
     @property
     def spots(self) -> list[Spot]:
         """One for each unit; made on first use."""
         if self._spots is None:
             said = [words(bare(unit.text, self.text)) for unit in self.units]
-            self._spots = [_spot(one, [*self._heading, *chain.from_iterable(said[max(0, i - 1) : i + 2])]) for i, one in enumerate(said)]
+            self._spots = [_spot(one, self._heading, said[max(0, i - 1) : i + 2]) for i, one in enumerate(said)]
         return self._spots
 
     def _supports_code(self, text: str) -> Support:
@@ -161,6 +168,10 @@ def declines(text: str) -> bool:
     return bool(REFUSAL.search(text))
 
 
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
 def _fact(word: Word) -> bool:
     return word.content and word.text.lower() not in TALK
 
@@ -168,7 +179,7 @@ def _fact(word: Word) -> bool:
 def _support(said: Sequence[Word], spot: Spot) -> Support:
     facts = [word for word in said if _fact(word)]
     ordinary = {word.stem for word in facts if not word.exact}
-    share = 1 - len(ordinary.difference(spot.order)) / len(ordinary) if ordinary else 1.0
+    share = 1 - len(ordinary - spot.own) / len(ordinary) if ordinary else 1.0
     return Support(share, _fault(said, facts, ordinary, spot))
 
 
@@ -177,11 +188,13 @@ def _fault(said: Sequence[Word], facts: Sequence[Word], ordinary: set[str], spot
     for word in facts:
         if word.exact and word.stem not in spot.near:
             return f"the passage has no {word.text}"
-    unsaid, far = ordinary - spot.near, ordinary.difference(spot.order)
+    order = [word.stem for word in facts]
+    unsaid, far = ordinary - spot.near, ordinary - spot.own
+    if opposite := _opposite(order, unsaid, spot):
+        return opposite
     if not facts or len(unsaid) > len(ordinary) // UNSAID or len(far) > len(ordinary) // ELSEWHERE:
         return f"the passage has no {', '.join(sorted(unsaid or far)[:3]) or 'such fact'}"
-    order = [word.stem for word in facts]
-    return _opposite(order, unsaid, spot) or _denial(said, order, spot) or _turned(said, spot)
+    return _denial(said, order, spot) or _turned(order, spot)
 
 
 def _opposite(order: Sequence[str], unsaid: set[str], spot: Spot) -> str:
@@ -222,9 +235,8 @@ def _reaches(order: Sequence[str], first: str, other: str, denied: Sequence[str]
     return False
 
 
-def _turned(said: Sequence[Word], spot: Spot) -> str:
+def _turned(order: Sequence[str], spot: Spot) -> str:
     """`a before b` does not say `b before a`: which words stand before the pivot must agree with the passage."""
-    order = [word.stem for word in said if _fact(word)]
     for pivot in PIVOTS.intersection(order):
         if pivot not in spot.order:
             return f"the passage has no {pivot}"
@@ -253,12 +265,12 @@ def _scopes(said: Sequence[Word]) -> Iterator[list[str]]:
             yield [other.stem for other in clause if other.content][:SCOPE]
 
 
-def _spot(said: Sequence[Word], near: Sequence[Word]) -> Spot:
+def _spot(said: Sequence[Word], heading: Sequence[Word], near: Sequence[Sequence[Word]]) -> Spot:
     order = [word.stem for word in said if word.content]
     scopes = tuple(tuple(scope) for scope in _scopes(said) if scope)
-    plain = set(order) - {stem for stem, count in Counter(scope[0] for scope in scopes).items() if count >= order.count(stem)}
-    stems = frozenset(part for word in near for part in _parts(word))
-    return Spot(tuple(order), stems, frozenset(plain), scopes)
+    plain = set(order) - {first for first, count in Counter(scope[0] for scope in scopes).items() if count >= order.count(first)}
+    own = frozenset(part for word in (*heading, *said) for part in _parts(word))
+    return Spot(tuple(order), own, own.union(*(_parts(word) for one in near for word in one)), frozenset(plain), scopes)
 
 
 def _parts(word: Word) -> Iterable[str]:

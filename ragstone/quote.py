@@ -45,7 +45,7 @@ def quotes(question: str, passages: Sequence[str], similar: Similar | None = Non
     """
     found = [(passage, units, i) for passage, text in enumerate(passages) for units in [sentences(text)] for i in range(len(units))]
     asked = {word.stem for word in content(question)}
-    found = _distinct([one for one in found if _says_something(one[1][one[2]], asked)] or found)
+    found = _distinct([one for one in found if _says_something(one[1], one[2], asked)] or found)
     texts = [units[i].text for _, units, i in found]
     nearness = similar(question, texts) if similar and texts else [0.0] * len(texts)
     matches = [match + near for match, near in zip(_matches(asked, texts), nearness, strict=True)]
@@ -77,10 +77,11 @@ def _matches(asked: set[str], texts: Sequence[str]) -> list[float]:
     return [sum(weights[stem] for stem in found & asked) / total for found in stems]
 
 
-def _says_something(unit: Unit, asked: set[str]) -> bool:
+def _says_something(units: Sequence[Unit], i: int, asked: set[str]) -> bool:
     """A sentence of some length that says more than the question: not a heading, a table row or a broken-off piece."""
-    ends = unit.text[-1:] in ".!?。！？”\"')"
-    return unit.kind == "prose" and ends and not re.match(r"[|>=*_~-]", unit.text) and not MARK.search(unit.text) and _news(unit, asked)
+    text = units[i].text
+    ends = text[-1:] in ".!?。！？”\"')" or _leads_to_code(units, i)
+    return units[i].kind != "code" and ends and not re.match(r"[|>=*_~#-]", text) and not MARK.search(text) and _news(units[i], asked)
 
 
 def _news(unit: Unit, asked: set[str]) -> bool:
@@ -88,10 +89,13 @@ def _news(unit: Unit, asked: set[str]) -> bool:
     return len(said) >= 3 and not said <= asked
 
 
+def _leads_to_code(units: Sequence[Unit], i: int) -> bool:
+    return units[i].text.endswith(":") and i + 1 < len(units) and units[i + 1].kind == "code"
+
+
 def _whole(units: Sequence[Unit], i: int) -> int:
     """Where the quotation ends: with the code block that the sentence leads to, if it does."""
-    following = units[i + 1] if i + 1 < len(units) else None
-    return following.end if following and following.kind == "code" and units[i].text.endswith(":") else units[i].end
+    return units[i + 1].end if _leads_to_code(units, i) else units[i].end
 
 
 def _joined(chosen: Sequence[Quote], passages: Sequence[str]) -> list[Quote]:

@@ -18,10 +18,10 @@ FUNCTION = listed(
     do does doing done down during each either else etc for from further get gets getting given gives go goes had has have having he
     hence her here hers him his how however i if in indeed into is it its itself just let like made make makes many may me might
     mine much must my nor of off on one ones onto or other others our ours out over own per quite rather really she should since so
-    some such take taken takes than that the their theirs them themselves then there therefore these they this those though through
+    some such take taken takes that the their theirs them themselves then there therefore these they this those though through
     thus to too under up upon us use used uses using very via was we were what when where whereas whether which while who whom whose
     why will with within would yet you your yours s t d ll m re ve don doesn didn isn aren wasn weren won wouldn shouldn couldn hasn
-    haven hadn mustn needn ain ca wo"""
+    haven hadn mustn needn ain ca can shall wo"""
 )
 """English words that carry grammar rather than facts. Words that turn a fact round are not here: not, only, all, before, more."""
 
@@ -106,7 +106,8 @@ def stem(word: str) -> str:
 ENDINGS = (
     *(("ational", "at"), ("ations", "at"), ("ation", "at"), ("nesses", ""), ("ness", ""), ("ments", "ment"), ("ically", "ic")),
     *(("ings", ""), ("ing", ""), ("ied", "y"), ("ies", "y"), ("edly", ""), ("ed", ""), ("sses", "ss"), ("xes", "x"), ("ches", "ch")),
-    *(("shes", "sh"), ("ss", "ss"), ("us", "us"), ("is", "is"), ("ions", ""), ("ion", ""), ("es", ""), ("s", ""), ("ally", "al"), ("ly", "")),
+    *(("shes", "sh"), ("ss", "ss"), ("us", "us"), ("is", "is"), ("ions", ""), ("ion", ""), ("es", ""), ("s", "")),
+    *(("ally", "al"), ("ly", "")),
 )
 """What is cut off, and what is put there; the first that fits is taken."""
 
@@ -123,7 +124,9 @@ def _word(token: str, begins: bool, quoted: bool) -> Iterator[Word]:
         yield from _wide(token)
         return
     lower = token.lower()
-    if lower in NEGATIONS:
+    if token == "None":  # Python's, which denies nothing
+        yield Word(token, lower, exact=True)
+    elif lower in NEGATIONS:
         yield Word(token, lower, exact=False, negation=True)
     elif lower in NUMERALS:
         yield Word(token, NUMERALS[lower], exact=True)

@@ -236,10 +236,10 @@ def abstention(grounds: Grounds) -> str:
     """The refusal, with its reason: what was searched for, what came closest, and what would have been enough."""
     where = "".join(f", {name} = {value}" for name, value in sorted(grounds.filter.items()))
     if not grounds.best:
-        return f"The documents hold nothing on this. Searched for: {grounds.question}{where}."
+        return f"The documents hold nothing on this. Searched for: “{grounds.question}”{where}."
     return (
         f"The documents do not answer this: the best passage found is relevant with a probability of {grounds.best:.2f}, "
-        f"and {grounds.threshold:.2f} is needed. Searched for: {grounds.question}{where}."
+        f"and {grounds.threshold:.2f} is needed. Searched for: “{grounds.question}”{where}."
     )
 
 

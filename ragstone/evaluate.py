@@ -149,8 +149,12 @@ def gate(
     chunks = _sample(mined, limit, seed)
     base = retrieval_scores(incumbent, chunks, mined.questions, build, settings)
     tuned = {share: retrieval_scores(candidate, chunks, mined.questions, build, settings) for share, candidate in candidates.items()}
+    return judge(base, tuned, [question.document for question in mined.questions], margin, seed)
+
+
+def judge(base: Floats, tuned: Mapping[float, Floats], documents: Sequence[str], margin: float, seed: int = 17) -> Verdict:
+    """The verdict on the best of some candidates, from every question's score and document."""
     share = max(sorted(tuned), key=lambda one: float(tuned[one].mean()))
-    documents = [question.document for question in mined.questions]
     interval = paired_bootstrap(base, tuned[share], seed=seed, level=1 - 0.05 / len(tuned), clusters=documents)
     return Verdict(
         promoted=interval.low > margin,

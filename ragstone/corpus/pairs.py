@@ -152,8 +152,8 @@ def _rarity(chunks: Sequence[Chunk]) -> Callable[[str], float]:
 
 
 def _said_once(chunks: Sequence[Chunk]) -> Callable[[str], bool]:
-    """Whether a sentence occurs in one chunk only: boilerplate has no right answer."""
-    counts = Counter(key for chunk in chunks for key in {_key(chunk.text[a:b]) for a, b in sentences(chunk.text)})
+    """Whether a sentence occurs once in the corpus: boilerplate has no right answer."""
+    counts = Counter(_key(chunk.text[a:b]) for chunk in chunks for a, b in sentences(chunk.text))
     return lambda sentence: counts[_key(sentence)] == 1
 
 
@@ -185,11 +185,11 @@ def _draw(chunks: Sequence[Chunk], rare: Callable[[str], float], once: Callable[
 
 def _headings(chunks: Sequence[Chunk], draw: random.Random) -> Iterator[Pair]:
     """The innermost heading asks for its passage, which is read without it."""
-    seen = Counter[tuple[str, ...]]()
+    seen = Counter[Section]()
     for chunk in chunks:
         heading = _heading(chunk)
-        seen[(chunk.document, *chunk.path)] += 1
-        if heading and seen[(chunk.document, *chunk.path)] <= 3:
+        seen[_section(chunk)] += 1
+        if heading and seen[_section(chunk)] <= 3:
             yield _pair(chunk, _asked(chunk, heading, draw.random() < 0.3), _without(chunk, heading), "heading")
 
 
@@ -279,11 +279,11 @@ def _ask(
     draw = random.Random(f"questions {seed}")
     order = draw.sample([chunk for chunk in chunks if chunk.id in kept], len(kept))
     shown = {chunk.id: chunk for chunk in chunks}
-    headings = list(_heading_questions(order, limit // 2))
+    headings = list(_heading_questions(order, _names(chunks), limit // 2))
     for question, heading in headings:
         shown |= {id: _without(shown[id], heading) for id in question.relevant}
     asked = {_key(question.text): question for question, _ in headings}
-    for chunk in order:
+    for chunk in order * 3:  # a small corpus is asked up to three sentences a passage
         sentence, rest = _sentence_question(shown[chunk.id], once, draw)
         if sentence and len(asked) < limit:
             asked.setdefault(_key(sentence.text), sentence)
@@ -291,18 +291,29 @@ def _ask(
     return tuple(asked.values()), tuple(shown.values())
 
 
-def _heading_questions(chunks: Sequence[Chunk], limit: int) -> Iterator[tuple[Question, str]]:
+def _heading_questions(chunks: Sequence[Chunk], names: Counter[str], limit: int) -> Iterator[tuple[Question, str]]:
     """One question a section, answered by any passage of it; a heading that names several sections has no right answer."""
-    sections: Mapping[tuple[str, ...], list[Chunk]] = defaultdict(list)
+    sections: Mapping[Section, list[Chunk]] = defaultdict(list)
     for chunk in chunks:
-        sections[(chunk.document, chunk.title, *chunk.path)].append(chunk)
-    named = Counter(_asked(members[0], _heading(members[0]), False) for members in sections.values())
-    for members in list(sections.values())[: 2 * limit]:
+        sections[_section(chunk)].append(chunk)
+    for members in sections.values():
         heading = _heading(members[0])
         text = _asked(members[0], heading, False)
-        if heading and named[text] == 1 and limit > 0:
+        if heading and names[_key(heading)] == 1 and limit > 0:
             limit -= 1
             yield Question(text, members[0].document, tuple(chunk.id for chunk in members), "heading"), heading
+
+
+def _names(chunks: Sequence[Chunk]) -> Counter[str]:
+    """How many sections of the corpus each innermost heading names."""
+    return Counter(_key(section[-1]) for section in {_section(chunk) for chunk in chunks})
+
+
+Section = tuple[str, ...]
+
+
+def _section(chunk: Chunk) -> Section:
+    return (chunk.document, chunk.title, *chunk.path)
 
 
 def _sentence_question(chunk: Chunk, once: Callable[[str], bool], draw: random.Random) -> tuple[Question | None, Chunk]:
@@ -312,7 +323,7 @@ def _sentence_question(chunk: Chunk, once: Callable[[str], bool], draw: random.R
         return None, chunk
     start, end = draw.choice(spans)
     rest = _cut(chunk, start, end)
-    if len(words(rest.text)) < 30:
+    if len(words(rest.text)) < 30 or _key(chunk.text[start:end]) in _key(rest.text):
         return None, chunk
     return Question(_line(chunk.text[start:end]), chunk.document, (chunk.id,), "sentence"), rest
 

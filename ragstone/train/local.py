@@ -13,9 +13,12 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ragstone import embedder
 from ragstone.corpus.pairs import Pair, digest
@@ -32,6 +35,7 @@ try:
 except ImportError as missing:
     raise TrainError(f"training needs {missing.name}, which is not installed", "pip install 'ragstone[train]'") from missing
 
+Vector = NDArray[np.float32]
 CHECKPOINT_STEPS = 20
 CHECKPOINT_SECONDS = 30.0
 FROZEN = ("embeddings.word_embeddings.", "pooler.")
@@ -73,6 +77,9 @@ class _Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = Encoder(base, self.device)
         self.card = self.encoder.card
+        self.guide = embedder.Embedder(base)
+        self.known_questions: dict[str, Vector] = {}
+        self.known_passages: dict[str, Vector] = {}
         self.learned = {name: weight.requires_grad_() for name, weight in self.encoder.weights.items() if not name.startswith(FROZEN)}
         self.optimiser = torch.optim.AdamW(self.learned.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.step = 0
@@ -91,9 +98,8 @@ class _Run:
         """Take the steps that are left, saving now and then."""
         began = saved_at = time.monotonic()
         spent = self.seconds
-        guide = self._guide() if self.step < self.steps else {}
         while self.step < self.steps:
-            loss = self._take(guide)
+            loss = self._take()
             self.step += 1
             now = time.monotonic()
             self.seconds = spent + now - began
@@ -102,12 +108,12 @@ class _Run:
                 self.save()
                 saved_at = time.monotonic()
 
-    def _take(self, guide: Mapping[str, Tensor]) -> float:
+    def _take(self) -> float:
         """One step. Raises `TrainError` when the loss is no number any more: no later step could mend that."""
         torch.manual_seed(1_000_003 * self.recipe.seed + self.step)  # a resumed run drops out the same units
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * rate(self.step, self.steps, self.recipe.warmup)
-        loss = self._loss(self._batch(), guide)
+        loss = self._loss(self._batch())
         if not torch.isfinite(loss):
             raise TrainError(f"the loss is {loss.item()} at step {self.step + 1}", "keep the base model: ragstone up --minutes 0")
         self.optimiser.zero_grad(set_to_none=True)
@@ -123,35 +129,28 @@ class _Run:
         order = random.Random(f"{self.recipe.seed} {epoch}").sample(range(len(self.pairs)), len(self.pairs))
         return [self.pairs[at] for at in order[place * size : (place + 1) * size]]
 
-    def _loss(self, batch: Sequence[Pair], guide: Mapping[str, Tensor]) -> Tensor:
+    def _loss(self, batch: Sequence[Pair]) -> Tensor:
         """Cross entropy of each question over the batch's passages, those left out that may answer it too."""
         passages = [pair.positive for pair in batch] + [text for pair in batch for text in pair.negatives]
         asked = [self.card.query_prefix + pair.question for pair in batch]
         read = [self.card.document_prefix + text for text in passages]
         questions = self.encoder.encode(asked, self.recipe.query_tokens, self.encoder.dropout)
         documents = self.encoder.encode(read, self.recipe.document_tokens, self.encoder.dropout)
-        near = torch.stack([guide[pair.question] for pair in batch]) @ torch.stack([guide[text] for text in passages]).T
+        near = self._near([pair.question for pair in batch], passages)
         own = torch.eye(len(batch), len(passages), dtype=torch.bool)
         left_out = (near >= near.diagonal().unsqueeze(1)) & ~own
         scores = self.recipe.scale * (questions @ documents.T)
         scores = scores.masked_fill(left_out.to(self.device), -math.inf)
         return nn.cross_entropy(scores, torch.arange(len(batch), device=self.device))
 
-    def _guide(self) -> dict[str, Tensor]:
-        """The base model's vector of every text, made once and kept in `work`."""
-        path = self.work / "guide.safetensors"
-        questions = list(dict.fromkeys(pair.question for pair in self.pairs))
-        passages = list(dict.fromkeys(text for pair in self.pairs for text in (pair.positive, *pair.negatives)))
-        kept = _read(path, self.identity)
-        if kept is None:
-            frozen = Encoder(self.base, self.device)
-            tensors = {
-                "questions": frozen.encode_all([self.card.query_prefix + text for text in questions], self.recipe.query_tokens),
-                "passages": frozen.encode_all([self.card.document_prefix + text for text in passages], self.recipe.document_tokens),
-            }
-            _write(path, tensors, {"identity": self.identity})
-            kept = tensors, {}
-        return dict(zip(questions + passages, (*kept[0]["questions"], *kept[0]["passages"]), strict=True))
+    def _near(self, questions: Sequence[str], passages: Sequence[str]) -> Tensor:
+        """The base model's cosines, [questions, passages]; every text is encoded once a run, when it is first met."""
+        asked = {text: None for text in questions if text not in self.known_questions}
+        read = {text: None for text in passages if text not in self.known_passages}
+        self.known_questions.update(zip(asked, self.guide.queries(list(asked)), strict=True))
+        self.known_passages.update(zip(read, self.guide.documents(list(read)), strict=True))
+        rows = np.stack([self.known_questions[text] for text in questions])
+        return torch.from_numpy(rows @ np.stack([self.known_passages[text] for text in passages]).T)
 
     def save(self) -> None:
         """Write the checkpoint: beside the old one, then in its place, so that a kill leaves one of the two whole."""
@@ -236,16 +235,6 @@ class Encoder:
         weight = mask.unsqueeze(-1).float()
         pooled = states[:, 0] if self.card.pooling == "cls" else (states * weight).sum(1) / weight.sum(1)
         return nn.normalize(pooled, dim=1)
-
-    def encode_all(self, texts: Sequence[str], tokens: int) -> Tensor:
-        """The same for any number of texts, without gradients, on the CPU; texts of like length go together."""
-        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-        vectors = torch.empty(len(texts), self.card.dimensions)
-        with torch.no_grad():
-            for start in range(0, len(order), 32):
-                batch = order[start : start + 32]
-                vectors[batch] = self.encode([texts[at] for at in batch], tokens).cpu()
-        return vectors
 
     def _states(self, ids: Tensor, mask: Tensor, dropout: float) -> Tensor:
         """The last hidden states, [n, tokens, width]."""

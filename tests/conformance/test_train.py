@@ -123,7 +123,7 @@ def test_no_pairs_are_an_error_that_says_so(trainer: Trainer, base: Path, tmp_pa
 def test_a_loss_that_is_no_number_ends_the_run(trainer: Trainer, base: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
-    for name in ("tokenizer.json", "config.json", "card.json"):
+    for name in ("tokenizer.json", "config.json", "card.json", "model.onnx"):
         (broken / name).write_bytes((base / name).read_bytes())
     found = {name: np.full_like(value, np.nan) if "layer.1" in name else value for name, value in tensors(base).items()}
     save_file(found, broken / "model.safetensors")
@@ -168,12 +168,11 @@ def test_a_checkpoint_of_other_pairs_is_ignored(trainer: Trainer, base: Path, tm
     assert seen[0].step == 1
 
 
-@pytest.mark.parametrize("name", ["checkpoint.safetensors", "guide.safetensors"])
-def test_a_damaged_file_in_the_work_folder_is_made_again(trainer: Trainer, base: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_checkpoint_is_ignored(trainer: Trainer, base: Path, tmp_path: Path) -> None:
     steps_of(trainer, base, SHORT, tmp_path)
-    whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    assert trainer.train(base, pairs(), SHORT, tmp_path, lambda now: None)
+    whole = (tmp_path / "checkpoint.safetensors").read_bytes()
+    (tmp_path / "checkpoint.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert len(steps_of(trainer, base, SHORT, tmp_path)) == 6
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(base: Path, tmp_path: Path) -> None:
@@ -205,7 +204,8 @@ def test_what_is_trained_is_what_is_served(tmp_path: Path) -> None:
     folder = tmp_path / "minilm"
     embedder.prepare(weights.pull("minilm"), folder, name="minilm", base="minilm")
     texts = ["how is a class made?", topics()[0].text, "one"]
-    trained = Encoder(folder, torch.device("cpu")).encode_all(texts, 256).numpy()
+    with torch.no_grad():
+        trained = Encoder(folder, torch.device("cpu")).encode(texts, 256).numpy()
     assert (trained * Embedder(folder, threads=1).documents(texts)).sum(axis=1) == pytest.approx(1, abs=0.02)
 
 

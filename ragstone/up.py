@@ -108,7 +108,7 @@ def _running(settings: Settings, show: Show) -> Iterator[tuple[Kept, Kept]]:
 
 def _wait_ready(settings: Settings, kept: tuple[Kept, Kept]) -> None:
     until = time.monotonic() + START
-    urls = (f"http://{settings.api.host}:{settings.api.port}/readyz", f"http://{settings.edge.host}:{settings.edge.port}/healthz")
+    urls = (f"http://{settings.api.host}:{settings.api.port}/readyz", f"http://{settings.edge.host}:{settings.edge.port}/readyz")
     for child, url in zip(kept, urls, strict=True):
         while not _answers(url):
             died = child.process is not None and child.process.poll() is not None

@@ -56,7 +56,7 @@ class Running:
         """Origin and edge by their command's name."""
         found = {}
         for child in psutil.Process(self.process.pid).children():
-            words = child.cmdline()
+            words = child.cmdline() if child.status() != psutil.STATUS_ZOMBIE else []
             if "ragstone" in words:
                 found[words[words.index("ragstone") + 1]] = child
         return found

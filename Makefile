@@ -9,6 +9,7 @@ RAGSTONE_VENVS ?= $(HOME)/.cache/ragstone/venvs
 KEY := $(shell { cat constraints.txt; $(PYTHON) --version; } | sha256sum | cut -c1-12)
 DEPS := $(RAGSTONE_VENVS)/$(KEY)
 RUN := .venv/bin/python
+SITE := import site; print(site.getsitepackages()[0])
 DEMO ?= demo
 DOCS ?=
 ASK ?=
@@ -40,9 +41,9 @@ $(DEPS)/.ready:
 
 .venv/.ready: $(DEPS)/.ready pyproject.toml
 	rm -rf .venv
-	$(PYTHON) -m venv .venv
-	"$(DEPS)/bin/python" -c "import site; print(site.getsitepackages()[0])" > "$$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/dependencies.pth"
-	.venv/bin/pip install --quiet --no-deps --no-build-isolation -e .
+	$(PYTHON) -m venv --without-pip .venv
+	"$(DEPS)/bin/python" -c "$(SITE)" > "$$(.venv/bin/python -c "$(SITE)")/dependencies.pth"
+	"$(DEPS)/bin/pip" --python .venv/bin/python install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 clean:

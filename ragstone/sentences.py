@@ -114,9 +114,10 @@ def _prose_end(text: str, begin: int, whole: bool) -> int | None:
 
 
 def _breaks(text: str, begin: int, after: int) -> bool:
-    """Whether the line break before `after` ends the unit: a blank line, a new block, or the end of a heading or a table row."""
+    """Whether the line break before `after` ends the unit: a blank line, a new block, or the end of a heading, lead-in or table row."""
     following = text[after : after + AHEAD].lstrip(" \t\r")
-    return text[begin] in "#|" or following[:1] in ("", "\n") or bool(LINE_BLOCK.match(following))
+    ends = text[begin] in "#|" or text[after - 2] in ":：" or following[:1] in ("", "\n")
+    return ends or bool(LINE_BLOCK.match(following))
 
 
 def _ends(text: str, begin: int, stop: int, after: int) -> bool:

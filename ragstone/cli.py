@@ -187,18 +187,13 @@ def retrieve(
     release: SameAs = None,
 ) -> None:
     """Show what a question finds: scores dense (cosine), keyword (BM25), fused (the order) and calibrated (P(relevant))."""
-    from rich.console import Console
-    from rich.table import Table
-
     from ragstone import project
 
     settings, store = _open()
-    table = Table("#", "P(relevant)", "fused", "dense", "keyword", "document", "passage")
     for number, hit in enumerate(project.retrieve(settings, store, question, _groups(groups), release, top_k), 1):
-        scores = [f"{score:.3f}" for score in (hit.score, hit.fused, hit.dense, hit.keyword)]
-        passage = " ".join(hit.chunk.text.split())
-        table.add_row(str(number), *scores, f"{hit.chunk.document} {hit.chunk.start}-{hit.chunk.end}", passage[:160])
-    Console().print(table)
+        print(f"{number:>2}  P(relevant) {hit.score:.3f}  fused {hit.fused:.3f}  dense {hit.dense:.3f}  keyword {hit.keyword:.2f}")
+        print(f"    {hit.chunk.document} {hit.chunk.start}-{hit.chunk.end}")
+        print(f"    {' '.join(hit.chunk.text.split())[:160]}\n")
 
 
 @releases.command("list")

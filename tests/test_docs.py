@@ -59,6 +59,34 @@ def test_links_between_pages_resolve(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+TYPED = re.compile(r"(?:^|`|\$ )(ragstone [a-z][^`#\n|…]*)", re.M)
+SPOKEN = sorted({(page.name, line) for page in PAGES for line in TYPED.findall(page.read_text())})
+
+
+@pytest.mark.parametrize(("page", "line"), SPOKEN, ids=[f"{page}: {line[:40]}" for page, line in SPOKEN])
+def test_every_command_that_the_docs_type_exists(page: str, line: str) -> None:
+    known = dict(COMMANDS)
+    words = line.split()
+    name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in known), "")
+    if not name:
+        assert any(full.startswith(f"{words[0]} {words[1]} ") for full in known), f"{page} types {line!r}"
+        return
+    options = {option for parameter in known[name].params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", line)) <= options, f"{page} types {line!r}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_in_the_docs_are_settings(page: Path, tmp_path: Path) -> None:
+    for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S):
+        (tmp_path / config.FILE).write_text(block)
+        config.load(tmp_path, {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_in_the_docs_run(page: Path) -> None:
+    assert doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS).failed == 0
+
+
 MODULES = sorted(module.name for module in pkgutil.walk_packages(ragstone.__path__, "ragstone.") if not module.name.endswith("__main__"))
 
 

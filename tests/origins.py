@@ -16,6 +16,7 @@ import openai
 import uvicorn
 
 from ragstone import access, config, project, store
+from ragstone.access import Principal
 from ragstone.api import app
 from ragstone.config import GroupRule, Settings
 from ragstone.listen import _bind
@@ -57,11 +58,13 @@ class Site:
     def build(self) -> Release:
         return project.build(self.settings, self.store, Silence())
 
-    def key(self, groups: tuple[str, ...] = ("public",), expires: float = 0.0) -> str:
-        token, _ = access.create(
+    def issue(self, groups: tuple[str, ...] = ("public",), expires: float = 0.0) -> tuple[str, Principal]:
+        return access.create(
             self.settings.keys_folder, self.store, tenant="acme", groups=groups, rpm=10**6, tpm=10**9, expires=expires
         )
-        return token
+
+    def key(self, groups: tuple[str, ...] = ("public",)) -> str:
+        return self.issue(groups)[0]
 
 
 def site(folder: Path, serve_url: str, **serve: Any) -> Site:
@@ -126,8 +129,8 @@ def running(at: Site, *, ready: bool = True) -> Iterator[Origin]:
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(app.create(at.store, at.settings), lifespan="on", log_level="warning", access_log=False))
     thread = threading.Thread(target=lambda: server.run(sockets=[bound]), daemon=True)
-    thread.start()
     origin = Origin(at, url, at.key())
+    thread.start()
     try:
         until(lambda: server.started)
         if ready:

@@ -17,20 +17,25 @@ class Speaker:
     """Says `text`, a few characters at a time. Steered from the test's thread."""
 
     def __init__(self) -> None:
-        self.text = "The feed pump is primed for ninety seconds."
+        self.asked: list[dict[str, Any]] = []
+        self.port = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.reset()
+
+    def reset(self, text: str = "") -> None:
+        """Well again, for the next test."""
+        self.text = text
         self.finish = "stop"
         self.dies_after: int | None = None
         """Characters after which the connection is torn down."""
         self.held = False
         """Whether the second half waits for `go`."""
         self.status = 200
-        self.asked: list[dict[str, Any]] = []
         self.begun = threading.Event()
+        """The first half was said, and the second is held."""
         self.left = threading.Event()
         """The one who asked went away before the end."""
-        self.port = 0
         self._go = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def url(self) -> str:

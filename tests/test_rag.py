@@ -23,7 +23,7 @@ def rag(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 @pytest.fixture(autouse=True)
 def well(rag: Bench) -> None:
-    rag.speaker.dies_after, rag.speaker.held, rag.speaker.finish = None, False, "stop"
+    rag.speaker.reset()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,6 @@ def test_what_was_said_stays_and_the_quotation_follows(rag: Bench) -> None:
 
 def test_the_first_sentence_that_fails_stops_the_generator(rag: Bench) -> None:
     rag.speaker.held = True
-    rag.speaker.left.clear()
     answer = rag.ask(PRIMED, "It was invented in 1850. " + "It is blue. " * 20)
     assert answer.basis == "quoted"
     assert rag.speaker.left.wait(30)

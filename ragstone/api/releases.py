@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -123,6 +124,7 @@ class Releases:
         """The record that is in force here: its release is open."""
         self.reason = f"channel {self.channel} has no release yet"
         """Why there is none, or why the newest one is not in force here."""
+        self._logged = ""
         self.pointer = Pointer()
         self._current: Lease | None = None
         self._others: OrderedDict[str, Lease] = OrderedDict()
@@ -140,10 +142,9 @@ class Releases:
             try:
                 await self.step()
             except RagstoneError as error:
-                self._say(error.message)
+                self._fault(error.code, str(error))
             except Exception as error:
-                log.exception("the channel could not be followed")
-                self._say(f"internal error: {type(error).__name__}")
+                self._fault(type(error).__name__, traceback.format_exc())
             await asyncio.sleep(PERIOD)
 
     async def step(self) -> None:
@@ -192,7 +193,7 @@ class Releases:
             before, self._current = self._current, lease
             if before:
                 self._retire(before)
-        self.record, self.reason = record, ""
+        self.record, self.reason, self._logged = record, "", ""
         telemetry.released(self.channel, record.release, record.number)
         log.info("release %s is in force on %s, opened in %.1f s", record.release, self.channel, time.monotonic() - began)
 
@@ -277,10 +278,12 @@ class Releases:
         if parts:
             log.info("release %s is closed", lease.opened.id)
 
-    def _say(self, reason: str) -> None:
-        if reason != self.reason:
-            log.warning("%s", reason)
-        self.reason = reason
+    def _fault(self, kind: str, reason: str) -> None:
+        """Log what went wrong, once; those outside learn its kind, for the rest may name paths and hosts."""
+        told = f"{self.channel}: {kind.replace('_', ' ')}; the log of the origin has the reason"
+        if reason != self._logged:
+            log.error("channel %s: %s", self.channel, reason)
+        self._logged, self.reason = reason, told
 
 
 def unknown(name: str) -> RequestError:

@@ -28,7 +28,7 @@ def rag(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(autouse=True)
 def well(rag: Bench) -> None:
-    rag.speaker.dies_after, rag.speaker.held, rag.speaker.status, rag.speaker.finish = None, False, 200, "stop"
+    rag.speaker.reset()
 
 
 def test_evidence_reaches_the_threshold_and_is_no_more_than_asked(rag: Bench) -> None:
@@ -132,7 +132,6 @@ def test_a_generator_that_dies_is_an_error_and_no_answer(rag: Bench) -> None:
 
 def test_closing_the_answer_stops_the_generator(rag: Bench) -> None:
     rag.speaker.text, rag.speaker.held = ANSWERS[1] * 9, True
-    rag.speaker.left.clear()
 
     async def leave() -> str | Answer:
         async with aclosing(rag.rag.answer(rag.prepare(PRIMED), Options())) as parts:

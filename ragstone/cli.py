@@ -140,7 +140,7 @@ def index() -> None:
 
     settings, store = _open()
     show = Terminal()
-    print(project.index(store, project.snapshot(settings, store, show), project.incumbent(settings, store, show), show))
+    print(project.index(settings, store, project.snapshot(settings, store, show), project.incumbent(settings, store, show), show))
 
 
 @app.command()

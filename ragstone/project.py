@@ -23,6 +23,9 @@ from ragstone.show import Show
 from ragstone.store import Store
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ragstone.corpus.pairs import Mined, Search
     from ragstone.corpus.stage import Listing
     from ragstone.embedder import Embedder
@@ -99,8 +102,10 @@ def pull(name: str, show: Show) -> Path:
     return weights.pull(name, show.say)
 
 
-def index(store: Store, snapshot: str, model: str, show: Show) -> str:
-    """The digest of the local index of a snapshot under a model."""
+def index(settings: Settings, store: Store, snapshot: str, model: str, show: Show) -> str:
+    """The digest of the local index of a snapshot under a model. Only what the index in force does not hold is encoded."""
+    import numpy as np
+
     from ragstone.corpus import snapshot as snapshots
     from ragstone.index import local
 
@@ -108,12 +113,15 @@ def index(store: Store, snapshot: str, model: str, show: Show) -> str:
     if stores.published(store, f"indexes/{digest}"):
         return digest
     chunks = snapshots.load(store, snapshot).chunks
-    with show.bar("encode", len(chunks)) as advance:
-        vectors = open_model(store, model).documents([chunk.context for chunk in chunks], advance)
+    known = _encoded(settings, store, model, chunks)
+    fresh = [chunk for chunk in chunks if chunk.id not in known]
+    with show.bar("encode", len(fresh)) as advance:
+        encoded = open_model(store, model).documents([chunk.context for chunk in fresh], advance)
+    known |= {chunk.id: vector for chunk, vector in zip(fresh, encoded, strict=True)}
     with _folder() as folder:
-        local.build(folder, chunks, vectors)
+        local.build(folder, chunks, np.stack([known[chunk.id] for chunk in chunks]))
         stores.publish(store, f"indexes/{digest}", folder)
-    show.say(f"index     {len(chunks)} chunks under model {model[:12]}")
+    show.say(f"index     {len(chunks)} chunks, {len(fresh)} of them encoded, under model {model[:12]}")
     return digest
 
 
@@ -145,7 +153,7 @@ def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: 
     from ragstone import serve
     from ragstone.rag import local as rag
 
-    digest = index(store, snapshot, model, show)
+    digest = index(settings, store, snapshot, model, show)
     calibration = calibrate(settings, store, snapshot, model, digest, show)
     release = Release(
         snapshot=snapshot,
@@ -282,7 +290,7 @@ def _train_and_judge(
 
     incumbent_digest = incumbent(settings, store, show)
     incumbent_model = open_model(store, incumbent_digest)
-    index_digest = index(store, snapshot, incumbent_digest, show)
+    index_digest = index(settings, store, snapshot, incumbent_digest, show)
     hardened = pairs.harden(mined.pairs, chunks, _search(settings, store, index_digest, incumbent_model), seed=recipe.seed)
     work = settings.folder / ".ragstone" / "work" / _digest([snapshot, settings.train.base, asdict(recipe)])[:16]
     trainer: Trainer = connector("train", settings.train.url).connect(settings.train.url)
@@ -309,6 +317,17 @@ def _put_in_force(settings: Settings, store: Store, snapshot: str, model: str, n
     release = assemble(settings, store, now, model, note, show)
     releases.promote(store, settings.project.channel, release.id, after=record.number if record else 0)
     show.say(f"release   {release.id} is in force on {settings.project.channel}")
+
+
+def _encoded(settings: Settings, store: Store, model: str, chunks: Sequence[Chunk]) -> dict[str, NDArray[np.float32]]:
+    """The vectors of chunks that the index in force holds under the same model, by id."""
+    from ragstone.index import local
+
+    record = releases.current(store, settings.project.channel)
+    release = releases.load(store, record.release) if record else None
+    if release is None or release.model != model or not stores.published(store, f"indexes/{release.index}"):
+        return {}
+    return local.open(stores.fetch(store, f"indexes/{release.index}"), release.index).encoded(chunks)
 
 
 def _rolled_back(records: Sequence[Record]) -> set[str]:

@@ -63,6 +63,17 @@ def test_an_edit_and_a_deletion_reach_the_next_release(settings: Settings, opene
     assert "valve.md" not in {hit.chunk.document for hit in hits}
 
 
+def test_only_what_changed_is_encoded_again(settings: Settings, opened: Store, manuals: Path) -> None:
+    project.build(settings, opened, Silence())
+    (manuals / "extra.md").write_text("# Deaerator\n\nThe deaerator drives oxygen out of the feed water.\n")
+    said = Lines()
+    release = project.build(settings, opened, said)
+    assert any("1 of them encoded" in line for line in said.lines), said.lines
+    hits = project.retrieve(settings, opened, "How long is the pump primed?", ("public",), None, 3)
+    assert hits[0].chunk.document == "pump.md"
+    assert release.id == project.build(settings, opened, Silence()).id
+
+
 def test_going_back_to_an_earlier_folder_goes_back_to_its_release(settings: Settings, opened: Store, manuals: Path) -> None:
     first = project.build(settings, opened, Silence())
     text = (manuals / "pump.md").read_text()

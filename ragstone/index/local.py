@@ -130,6 +130,12 @@ class LocalIndex:
     def chunks(self, ids: Sequence[str]) -> list[Chunk]:
         return self._opened()[2].chunks(ids)
 
+    def encoded(self, chunks: Sequence[Chunk]) -> dict[str, NDArray[np.float32]]:
+        """The unit vectors, by id, of those of the chunks that are in here with the same context: they need not be encoded again."""
+        dense, _, table, _ = self._opened()
+        rows = {chunk.id: row for chunk in chunks if (row := table.row(chunk.id)) is not None and table.chunk(row).context == chunk.context}
+        return {id: dense.vector(row) for id, row in rows.items()}
+
     def close(self) -> None:
         """Searches that are under way end well; the files are let go with the last of them."""
         self._parts = None
@@ -157,6 +163,11 @@ class _Dense:
     def cosines(self, vector: NDArray[np.float32], rows: Rows) -> NDArray[np.float32]:
         cosines: NDArray[np.float32] = self._vectors[rows].astype(np.float32) @ np.asarray(vector, np.float32)
         return cosines
+
+    def vector(self, row: int) -> NDArray[np.float32]:
+        vector = self._vectors[row].astype(np.float32)
+        unit: NDArray[np.float32] = vector / np.linalg.norm(vector)
+        return unit
 
 
 class _Words:
@@ -216,17 +227,23 @@ class _Table:
         return [bytes(id).decode() for id in self._ids[list(rows)]]
 
     def chunks(self, ids: Sequence[str]) -> list[Chunk]:
-        return [self._chunk(id) for id in ids]
+        rows = {id: self.row(id) for id in ids}
+        missing = [id for id, row in rows.items() if row is None]
+        if missing:
+            raise IndexingError(f"the index has no chunk {missing[0]!r}")
+        return [self.chunk(row) for row in map(rows.get, ids) if row is not None]
 
-    def _chunk(self, id: str) -> Chunk:
+    def row(self, id: str) -> int | None:
+        """Where the chunk is; None when it is not in here."""
         row = int(np.searchsorted(self._ids, id.encode()))
-        if row == len(self._ids) or self._ids[row] != id.encode():
-            raise IndexingError(f"the index has no chunk {id!r}")
+        return row if row < len(self._ids) and self._ids[row] == id.encode() else None
+
+    def chunk(self, row: int) -> Chunk:
         try:
             parts = json.loads(self._lines[self._offsets[row] : self._offsets[row + 1]])
             return Chunk(**{**parts, "path": tuple(parts["path"]), "groups": tuple(parts["groups"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise IndexingError(f"{CHUNKS} is damaged at chunk {id!r}: {error}", "ragstone index") from error
+            raise IndexingError(f"{CHUNKS} is damaged at row {row}: {error}", "ragstone index") from error
 
 
 class _Facets:

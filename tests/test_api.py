@@ -228,9 +228,10 @@ def test_an_unknown_model_is_not_found(origin: Origin, model: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"model": NaN}', b"\xff\xfe", b'{"model": "production", "messages": 1e999}', b'{"a":' * 50_000],
+    [b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"model": NaN}', b"\xff\xfe", b'{"model": "production", "messages": 1e999}',
+     b'{"a":' * 50_000],
     ids=range(9),
-)
+)  # fmt: skip
 def test_a_malformed_body_is_refused(origin: Origin, body: bytes) -> None:
     assert origin.request("POST", "/v1/chat/completions", body).status == 400
 

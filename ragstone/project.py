@@ -16,7 +16,7 @@ from ragstone import release as releases
 from ragstone import store as stores
 from ragstone.config import Settings
 from ragstone.connect import connector
-from ragstone.corpus import Chunk
+from ragstone.corpus import PUBLIC, Chunk
 from ragstone.errors import Conflict, CorpusError
 from ragstone.release import Record, Release, canonical
 from ragstone.show import Show
@@ -138,7 +138,8 @@ def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index
         return Calibration(tuple(json.loads(store.get(key))["coefficients"]))
     mined = pairs.mine(snapshots.load(store, snapshot).chunks, seed=settings.train.seed)
     retriever = _retriever(settings, _open_index(store, index), open_model(store, model), Calibration.default())
-    fit = fit_calibration(retriever, [question.text for question in mined.questions], threshold=weights.similarity_threshold)
+    own = [question.text for question in mined.questions]
+    fit = fit_calibration(retriever, own, threshold=weights.similarity_threshold, groups=groups(settings))
     report = {"answered": fit.answered, "refused": fit.refused, "questions": fit.questions, "foreign": fit.foreign}
     _create(store, key, {"coefficients": fit.calibration.coefficients, **report})
     show.say(
@@ -206,6 +207,7 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
     else:
         verdict, model = _train_and_judge(settings, store, chunks, mined, recipe, digest, show)
     _create(store, key, {"verdict": asdict(verdict), "model": model, "snapshot": digest})
+    shutil.rmtree(_work(settings, digest, recipe), ignore_errors=True)
     if verdict.promoted and promote:
         _put_in_force(settings, store, digest, model, str(verdict), show)
     return verdict
@@ -292,11 +294,10 @@ def _train_and_judge(
     incumbent_model = open_model(store, incumbent_digest)
     index_digest = index(settings, store, snapshot, incumbent_digest, show)
     hardened = pairs.harden(mined.pairs, chunks, _search(settings, store, index_digest, incumbent_model), seed=recipe.seed)
-    work = settings.folder / ".ragstone" / "work" / _digest([snapshot, settings.train.base, asdict(recipe)])[:16]
     trainer: Trainer = connector("train", settings.train.url).connect(settings.train.url)
     with show.bar("train") as advance:
         folders = trainer.train(
-            pull(settings.train.base, show), hardened, recipe, work, lambda now: advance(now.step, now.steps)
+            pull(settings.train.base, show), hardened, recipe, _work(settings, snapshot, recipe), lambda now: advance(now.step, now.steps)
         )
     show.say(f"train     {len(hardened)} pairs; judging {len(folders)} candidates on {len(mined.questions)} held-out questions")
     candidates = {share: Embedder(folder) for share, folder in folders.items()}
@@ -306,7 +307,6 @@ def _train_and_judge(
         (folder / "report.json").write_bytes(canonical({**asdict(verdict), "incumbent": incumbent_digest, "snapshot": snapshot}))
         digest = candidates[verdict.share].digest
         stores.publish(store, f"models/{digest}", folder)
-    shutil.rmtree(work)
     return verdict, digest if verdict.promoted else ""
 
 
@@ -336,6 +336,11 @@ def _rolled_back(records: Sequence[Record]) -> set[str]:
     return {record.release for record in records if record.number > back_to} - {records[-1].release} if back_to else set()
 
 
+def _work(settings: Settings, snapshot: str, recipe: Recipe) -> Path:
+    """Where a run keeps its checkpoint until its verdict is stored."""
+    return settings.folder / ".ragstone" / "work" / _digest([snapshot, settings.train.base, asdict(recipe)])[:16]
+
+
 def _recipe(settings: Settings) -> Recipe:
     from ragstone.train import Recipe
 
@@ -354,15 +359,20 @@ def _open_index(store: Store, digest: str) -> Index:
     return local.open(stores.fetch(store, f"indexes/{digest}"), digest)
 
 
+def groups(settings: Settings) -> tuple[str, ...]:
+    """Every group that a document can be in."""
+    return tuple(sorted({PUBLIC, *(group for rule in settings.corpus.groups for group in rule.groups)}))
+
+
 def _search(settings: Settings, store: Store, index: str, model: Embedder) -> Search:
     """Keyword search for hard negatives: chunk ids with the model's cosine to the question."""
     from ragstone.index import Query
 
     opened = _open_index(store, index)
-    groups = tuple({group for rule in settings.corpus.groups for group in rule.groups} | {"public"})
+    everyone = groups(settings)
 
     def search(question: str, limit: int) -> list[tuple[str, float]]:
-        found = opened.search(Query(question, model.queries([question])[0], groups, limit))
+        found = opened.search(Query(question, model.queries([question])[0], everyone, limit))
         ranked = sorted((hit for hit in found if hit.in_keyword), key=lambda hit: -hit.keyword)
         return [(hit.chunk, hit.dense) for hit in ranked]
 

@@ -45,7 +45,7 @@ def up(settings: Settings, store: Store, show: Show) -> None:
 def local_key(settings: Settings, store: Store) -> Path:
     """The file with this machine's own API key, made when there is none that still works. It may read every group of the settings."""
     path = settings.keys_folder / LOCAL_KEY
-    groups = tuple(sorted({"public", *(group for rule in settings.corpus.groups for group in rule.groups)}))
+    groups = project.groups(settings)
     if path.is_file() and _works(store, path.read_text().strip(), groups):
         return path
     limits = settings.access

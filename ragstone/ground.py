@@ -16,12 +16,14 @@ from itertools import pairwise, permutations, takewhile
 from ragstone.sentences import Unit, sentences
 from ragstone.words import Word, listed, stem, words
 
-UNSAID = 6
+UNSAID = 8
 """One ordinary word in so many may be missing from the passage (a synonym, a word that joins)."""
 ELSEWHERE = 5
 """One in so many may come from the headings or a neighbouring sentence."""
 CODE_SHARE = 0.85
 """Of the distinct names in a code block."""
+FEW = 3
+"""A sentence or list item with fewer facts is held against its question or lead-in too: `None` alone stands in every passage."""
 SCOPE = 3
 """How many content words after a negation it may deny."""
 TALK = listed(
@@ -43,6 +45,8 @@ OPPOSITES = listed(
 AGAINST = {(stem(a), stem(b)) for pair in OPPOSITES for a, b in permutations(pair.split("/"))}
 PREFIXES = ("un", "in", "im", "ir", "il", "non", "dis", "de", "anti")
 PIVOTS = frozenset(map(stem, listed("than before after instead until")))
+LIMITS = frozenset(map(stem, listed("all always every exactly least most only")))
+"""Words that widen or narrow a claim: never taken for a synonym of what the passage lacks."""
 MARK = re.compile(r"\s*\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 BULLET = re.compile(r"^[ \t]*(?:[-*+•>]\s+|\d{1,3}[.)]\s+|#{1,6}\s+)")
 NAME = re.compile(r"[^\W\d]\w*|\d+(?:\.\d+)*")
@@ -92,16 +96,17 @@ class Passage:
         self._heading = words(heading)
         self._spots: list[Spot] | None = None
 
-    def supports(self, unit: Unit) -> Support:
-        """The best support that any spot gives the unit."""
+    def supports(self, unit: Unit, about: frozenset[str] = frozenset()) -> Support:
+        """The best support that any spot gives the unit; one of few words must stand near half of what it is `about`, in stems."""
         if unit.kind == "code":
             return self._supports_code(unit.text)
-        if _plain(bare(unit.text, self.text)) in self._verbatim:
-            return Support(1.0)
         said = words(bare(unit.text, self.text))
-        found = [_support(said, spot) for spot in self.spots]
+        few = sum(map(_fact, said)) < FEW
+        if not (few and about) and _plain(bare(unit.text, self.text)) in self._verbatim:
+            return Support(1.0)
+        found = [_support(said, spot) for spot in self.spots if not few or 2 * len(about & spot.near) >= len(about)]
         best = max(found, key=lambda support: (support.holds, support.share, -len(support.reason)), default=None)
-        return best or Support(0.0, "the passage is empty")
+        return best or Support(0.0, "the passage has nothing like it")
 
     @property
     def spots(self) -> list[Spot]:
@@ -186,7 +191,7 @@ def _support(said: Sequence[Word], spot: Spot) -> Support:
 def _fault(said: Sequence[Word], facts: Sequence[Word], ordinary: set[str], spot: Spot) -> str:
     """Why the spot does not carry what is said, or nothing."""
     for word in facts:
-        if word.exact and word.stem not in spot.near:
+        if word.stem not in spot.near and (word.exact or word.stem in LIMITS):
             return f"the passage has no {word.text}"
     order = [word.stem for word in facts]
     unsaid, far = ordinary - spot.near, ordinary - spot.own

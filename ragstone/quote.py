@@ -19,9 +19,12 @@ CLOSE = 0.75
 RANK = 0.9
 """What a match is worth in each further passage: they come best first."""
 
+OPENING = 0.1
+"""Bonus of a passage's first sentence, where a full match of words counts 1 and of meaning 1."""
 MARK = re.compile(r"\[\d{1,3}\]")
 """A bracketed number in the source, which would be taken for a citation."""
-
+UNSAYABLE = re.compile(r"[|>#]|[-=*_~]{3}")
+"""Beginnings of table rows, prompts, headings and rules."""
 Place = tuple[int, list[Unit], int]
 """A sentence: its passage's number, that passage's sentences, and which of them it is."""
 Similar = Callable[[str, Sequence[str]], Sequence[float]]
@@ -48,7 +51,7 @@ def quotes(question: str, passages: Sequence[str], similar: Similar | None = Non
     found = _distinct([one for one in found if _says_something(one[1], one[2], asked)] or found)
     texts = [units[i].text for _, units, i in found]
     nearness = similar(question, texts) if similar and texts else [0.0] * len(texts)
-    matches = [match + near for match, near in zip(_matches(asked, texts), nearness, strict=True)]
+    matches = [match + near + opens for match, near, opens in zip(_matches(asked, texts), nearness, _openings(found), strict=True)]
     ranked = sorted(((value * RANK**found[k][0], k) for k, value in enumerate(matches)), key=lambda pair: (-pair[0], pair[1]))
     chosen: list[Quote] = []
     for value, k in ranked[:QUOTES]:
@@ -77,11 +80,17 @@ def _matches(asked: set[str], texts: Sequence[str]) -> list[float]:
     return [sum(weights[stem] for stem in found & asked) / total for found in stems]
 
 
+def _openings(found: Sequence[Place]) -> list[float]:
+    """What stands first in its passage says most often what a thing is."""
+    before = [None, *(passage for passage, _, _ in found)]
+    return [OPENING if passage != last else 0.0 for (passage, _, _), last in zip(found, before, strict=False)]
+
+
 def _says_something(units: Sequence[Unit], i: int, asked: set[str]) -> bool:
     """A sentence of some length that says more than the question: not a heading, a table row or a broken-off piece."""
     text = units[i].text
     ends = text[-1:] in ".!?。！？”\"')" or _leads_to_code(units, i)
-    return units[i].kind != "code" and ends and not re.match(r"[|>=*_~#-]", text) and not MARK.search(text) and _news(units[i], asked)
+    return units[i].kind != "code" and ends and not UNSAYABLE.match(text) and not MARK.search(text) and _news(units[i], asked)
 
 
 def _news(unit: Unit, asked: set[str]) -> bool:

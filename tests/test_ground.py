@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
@@ -34,6 +35,25 @@ FAITHFUL = [
     ("typesmapping", "Values that are not hashable, such as lists, may not be used as keys."),
     ("formatstrings", "The `,` option signals the use of a comma as thousands separator."),
     ("return", "If an expression list is present, it is evaluated, else None is substituted."),
+    ("while", "The while statement is used for repeated execution as long as an expression is true."),
+    ("while", "If the expression is false, the suite of the else clause, if present, is executed and the loop terminates."),
+    ("continue", "continue may only occur nested in a for or while loop."),
+    ("break", "The break statement terminates the nearest enclosing loop and skips the optional else clause."),
+    ("raise", "If no expressions are present, raise re-raises the exception that is currently being handled."),
+    ("raise", "When no exception is active, a RuntimeError is raised."),
+    ("comparisons", "Comparisons can be chained arbitrarily."),
+    ("comparisons", "Comparisons yield boolean values, True or False."),
+    ("bltin-null-object", "There is exactly one null object, named None."),
+    ("booleans", "The operator `not` yields True if its argument is false, False otherwise."),
+    ("integers", "Underscores are ignored when the numeric value of an integer literal is determined."),
+    ("power", "The power operator binds more tightly than unary operators on its left."),
+    ("typesseq-mutable", "clear() and copy() are included for consistency with mutable containers that don't support slicing operations."),
+    ("debugger", "The debugger is extensible and is defined as the class Pdb."),
+    ("strings", "String literals can be enclosed in matching single or double quotes."),
+    ("class", "Variables defined in the class definition are class attributes, and they are shared by instances."),
+    ("exceptions", "Exceptions are identified by class instances."),
+    ("execmodel", "If a name is bound in a block, it is a local variable of that block, unless declared as nonlocal or global."),
+    ("slicings", "A slicing selects a range of items in a sequence object such as a string, tuple or list."),
 ]
 INVENTED = [
     ("assert", "The assert statement is a built-in Python function that checks the validity of an assert statement."),
@@ -64,7 +84,40 @@ INVENTED = [
     ("identifiers", "Identifiers are unlimited in length and case is not significant."),
     ("with", "The with statement was invented by Guido van Rossum in Berlin."),
     ("import", "The import statement downloads modules from PyPI."),
+    ("while", "The while statement is used for repeated execution as long as an expression is false."),
+    ("while", "A while loop runs at most 1000 times."),
+    ("continue", "continue may occur anywhere in a function."),
+    ("break", "The break statement continues the nearest enclosing loop and executes the optional else clause."),
+    ("raise", "If no expressions are present, raise raises a ValueError."),
+    ("raise", "When no exception is active, a TypeError is raised."),
+    ("comparisons", "Comparisons cannot be chained."),
+    ("comparisons", "Comparisons yield integers."),
+    ("bltin-null-object", "There are exactly two null objects."),
+    ("booleans", "The operator `not` yields False if its argument is false, True otherwise."),
+    ("integers", "Underscores are counted when the numeric value of an integer literal is determined."),
+    ("shifting", "The shifting operations accept floats as arguments and have a higher priority than arithmetic operations."),
+    ("typesseq-mutable", "clear() and copy() were removed from mutable containers."),
+    ("debugger", "The debugger is written in Rust and is not extensible."),
+    ("strings", "String literals can only be enclosed in double quotes."),
+    ("class", "Class attributes are private to each instance."),
+    ("exceptions", "Exceptions are identified by strings."),
 ]
+REFUSED = [
+    ("assert", "The simple form of `assert` raises an AssertionError if the expression is false."),
+    ("with", "If an exception occurred in the with block, its type, value and traceback are passed to `__exit__()`."),
+    ("typesmapping", "Mappings are mutable objects, and there is only one standard mapping type, the dictionary."),
+    ("identifiers", "Identifiers are unlimited in length and case is significant."),
+    ("numbers", "Complex literals are not supported; they are formed by adding a real number and an imaginary number."),
+    ("shifting", "The shifting operations accept integers as arguments and have a lower priority than arithmetic operations."),
+]
+"""Faithful, and refused all the same: mostly two sentences of the passage in one."""
+PASSED = [
+    ("try", "If the finally clause executes a return statement, the saved exception is re-raised."),
+    ("power", "The power operator binds less tightly than unary operators on its left."),
+    ("execmodel", "If a name is bound in a block, it is a global variable of that block, unless declared as nonlocal."),
+    ("slicings", "A slicing deletes a range of items in a sequence object such as a string, tuple or list."),
+]
+"""Invented, and passed all the same: their words are all near one another in the passage, in another relation."""
 VALVE = "The relief valve opens at 6 bar. It is not opened by hand. Close the drain before the steam valve is opened. argv[1] is its name."
 
 
@@ -89,6 +142,14 @@ def test_an_invented_sentence_does_not_hold(topic: str, sentence: str) -> None:
     support = passage(topic).supports(one(sentence))
     assert not support.holds
     assert support.reason
+
+
+def test_the_known_misses_are_as_many_as_the_docs_say() -> None:
+    assert [topic for topic, sentence in REFUSED if passage(topic).supports(sentences(sentence)[0]).holds] == []
+    assert [topic for topic, sentence in PASSED if not passage(topic).supports(one(sentence)).holds] == []
+    page = (Path(__file__).parent.parent / "docs/rag.md").read_text()
+    assert f"{len(FAITHFUL)} of {len(FAITHFUL + REFUSED)} faithful ones pass" in " ".join(page.split())
+    assert f"{len(INVENTED)} of {len(INVENTED + PASSED)} invented ones are refused" in " ".join(page.split())
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,12 @@ def test_what_it_does_not_carry_is_answered_by_quotation(rag: Bench, says: str) 
     assert f"“{TRUE}” [1]" in answer.text
 
 
+def test_a_few_words_must_stand_near_what_was_asked(rag: Bench) -> None:
+    assert rag.ask(PRIMED, "For ninety seconds.").text == "For ninety seconds. [1]"
+    assert rag.ask(PRIMED, "- pump\n- seal").basis == "quoted"
+    assert rag.ask(PRIMED, "The boiler drum is inspected by:\n- ninety").basis == "quoted"
+
+
 def test_quotations_are_word_for_word(rag: Bench) -> None:
     answer = rag.ask(SEAL, "By magic.")
     quoted = [part.split("”")[0] for part in answer.text.split("“")[1:]]

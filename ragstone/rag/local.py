@@ -172,7 +172,8 @@ class Draft:
         self.repeats = False
         self._grounds = grounds
         self._passages = [Passage(hit.chunk.text, " > ".join((hit.chunk.title, *hit.chunk.path))) for hit in grounds.evidence]
-        self._asked = {word.stem for word in content(grounds.question)}
+        self._asked = frozenset(word.stem for word in content(grounds.question))
+        self._about = self._asked
         self._yes_or_no = bool(YES_OR_NO.match(grounds.question))
         self._said: list[frozenset[str]] = []
         self._held = ""
@@ -219,12 +220,14 @@ class Draft:
         claims = ground.claims(unit)
         if unit.kind == "heading" and claims:
             claims = not any(passage.supports(unit).holds for passage in self._passages)
+        if unit.text.endswith((":", "：")):
+            self._about = frozenset(word.stem for word in content(unit.text)) - ground.TALK or self._asked
         if not claims and not unit.text.endswith(("?", "？")):
             self._held += gap + ground.unmarked(unit.text, self._literals)
 
     def _carried(self, unit: Unit) -> tuple[list[int], str]:
         """The numbers of the passages to cite: those that the generator named and that carry the unit, else the one that does so best."""
-        found = {number: passage.supports(unit) for number, passage in enumerate(self._passages, 1)}
+        found = {number: passage.supports(unit, self._about) for number, passage in enumerate(self._passages, 1)}
         holding = [number for number, support in found.items() if support.holds]
         if not holding:
             return [], max(found.values(), key=lambda support: support.share).reason

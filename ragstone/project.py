@@ -232,7 +232,7 @@ def ask(settings: Settings, store: Store, question: str, groups: tuple[str, ...]
 
     release = releases.load(store, releases.resolve(store, name or settings.project.channel))
     generators = {service: serve.connect(serve.deployed(store, service, settings)) for service in release.generator}
-    rag = local.connect(release, open_retriever(store, release), generators)
+    rag = local.connect(release, open_retriever(store, release), generators, settings.serve.context // settings.serve.slots)
     options = Options(sampling=Sampling(max_tokens=settings.serve.max_tokens, temperature=settings.serve.temperature))
     grounds = rag.prepare([Message("user", question)], Principal("local", "local", groups, 0, 0, 0), options)
 

@@ -82,14 +82,19 @@ def without_usage(data: bytes, chunk: Mapping[str, Any]) -> bytes | None:
 
 
 def stream(completion: Mapping[str, Any], include_usage: bool) -> bytes:
-    """All events of the completion's stream: for each choice the role, the content in pieces and the finish; then usage and `ragstone`."""
+    """All events of the completion's stream: for each choice the role, the content in pieces and the finish; the usage only when asked.
+
+    The last finish carries `ragstone`: clients commonly read `choices[0]` of every chunk, so one without choices comes to those only
+    who asked for the usage, as with OpenAI.
+    """
     head = {name: value for name, value in completion.items() if name not in ("choices", "usage", "ragstone", "object")}
     head["object"] = "chat.completion.chunk"
-    events = [sse(orjson.dumps({**head, "choices": [choice]})) for choice in _choices(completion)]
-    last = {"usage": completion.get("usage") if include_usage else None, "ragstone": completion.get("ragstone")}
-    if told := {name: value for name, value in last.items() if value is not None}:
-        events.append(sse(orjson.dumps({**head, "choices": [], **told})))
-    return b"".join(events) + DONE
+    chunks = [{**head, "choices": [choice]} for choice in _choices(completion)]
+    if completion.get("ragstone") is not None:
+        chunks[-1]["ragstone"] = completion["ragstone"]
+    if include_usage and completion.get("usage") is not None:
+        chunks.append({**head, "choices": [], "usage": completion["usage"]})
+    return b"".join(sse(orjson.dumps(chunk)) for chunk in chunks) + DONE
 
 
 def renewed(body: bytes, release: str) -> bytes:

@@ -129,19 +129,19 @@ def completion(head: Head, text: str, finish: str, usage: Usage, ragstone: Mappi
     return orjson.dumps(body if ragstone is None else {**body, "ragstone": ragstone})
 
 
-def chunk(head: Head, text: str | None = None, *, role: str | None = None, finish: str | None = None) -> bytes:
-    """A `chat.completion.chunk`: the first carries the role, those between the text, the last the finish reason."""
+def chunk(
+    head: Head, text: str | None = None, *, role: str | None = None, finish: str | None = None, ragstone: Mapping[str, Any] | None = None
+) -> bytes:
+    """A `chat.completion.chunk`: the first carries the role, those between the text, the last the finish reason and our extra field."""
     delta = {name: value for name, value in (("role", role), ("content", text)) if value is not None}
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    return orjson.dumps({**_top(head, "chat.completion.chunk"), "choices": [choice]})
-
-
-def last_chunk(head: Head, usage: Usage | None = None, ragstone: Mapping[str, Any] | None = None) -> bytes:
-    """The chunk without choices that ends a stream, before `DONE`: the usage, if it was asked for, and our extra field."""
-    body: dict[str, Any] = {**_top(head, "chat.completion.chunk"), "choices": []}
-    if usage is not None:
-        body["usage"] = usage_json(usage)
+    body = {**_top(head, "chat.completion.chunk"), "choices": [choice]}
     return orjson.dumps(body if ragstone is None else {**body, "ragstone": ragstone})
+
+
+def last_chunk(head: Head, usage: Usage) -> bytes:
+    """The chunk without choices that ends a stream, before `DONE`, for a caller who asked for the usage."""
+    return orjson.dumps({**_top(head, "chat.completion.chunk"), "choices": [], "usage": usage_json(usage)})
 
 
 def usage_json(usage: Usage) -> dict[str, int]:

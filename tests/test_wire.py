@@ -60,15 +60,16 @@ def test_a_completion_is_what_the_official_client_reads() -> None:
 
 
 def test_chunks_are_what_the_official_client_reads() -> None:
-    bodies = [wire.chunk(HEAD, "", role="assistant"), wire.chunk(HEAD, "Prime"), wire.chunk(HEAD, finish="stop")]
-    bodies.append(wire.last_chunk(HEAD, Usage(9, 4), {"release": "r-1"}))
+    bodies = [wire.chunk(HEAD, "", role="assistant"), wire.chunk(HEAD, "Prime")]
+    bodies.append(wire.chunk(HEAD, finish="stop", ragstone={"release": "r-1"}))
+    bodies.append(wire.last_chunk(HEAD, Usage(9, 4)))
     first, text, end, last = (ChatCompletionChunk.model_validate_json(body, strict=True) for body in bodies)
     assert first.choices[0].delta.role == "assistant"
     assert text.choices[0].delta.content == "Prime"
     assert end.choices[0].finish_reason == "stop"
     assert last.choices == []
     assert last.usage is not None
-    assert last.model_extra == {"ragstone": {"release": "r-1"}}
+    assert end.model_extra == {"ragstone": {"release": "r-1"}}
 
 
 def test_a_chunk_reads_back_as_the_piece_it_was() -> None:

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -141,9 +140,8 @@ class Stream(Response):
             yield wire.sse(wire.error_body(veiled(RagstoneError(type(error).__name__), self._id)))
 
     def _last(self, head: Head, answer: Answer) -> bytes:
-        finish = orjson.loads(wire.chunk(head, finish=answer.finish))
         # not in a chunk without choices, which breaks the many clients that read choices[0] of every chunk
-        events = wire.sse(orjson.dumps(finish | {"ragstone": told(answer)}))
+        events = wire.sse(wire.chunk(head, finish=answer.finish, ragstone=told(answer)))
         if self._asked.include_usage:
             events += wire.sse(wire.last_chunk(head, answer.usage))
         return events + wire.DONE

@@ -131,10 +131,10 @@ class Origin:
             assert request.transport
             request.transport.abort()
             return
-        if test.get("cut") != "no finish":
-            await response.write(sse(chunk(head, finish="stop")))
         ragstone = {"release": release, "basis": "generated", "citations": [{"number": 1, "chunk": "c1", "document": "pump.md"}]}
-        await response.write(sse(last_chunk(head, Usage(20, 5), ragstone)))
+        if test.get("cut") != "no finish":
+            await response.write(sse(chunk(head, finish="stop", ragstone=ragstone)))
+        await response.write(sse(last_chunk(head, Usage(20, 5))))
         if test.get("cut") != "no done":
             await response.write(DONE)
         self.finished += 1

@@ -37,6 +37,7 @@ $(DEPS)/.ready:
 	"$(DEPS)/bin/pip" install --quiet -c constraints.txt torch==2.13.0
 	"$(DEPS)/bin/pip" install --quiet -c constraints.txt setuptools '.[dev]'
 	"$(DEPS)/bin/pip" uninstall --quiet --yes ragstone
+	rm -rf build
 	touch $@
 
 .venv/.ready: $(DEPS)/.ready pyproject.toml

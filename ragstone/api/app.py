@@ -40,6 +40,8 @@ THREADS = 8
 ID = re.compile(r"[\w.:-]{1,64}")
 
 access_log = logging.getLogger("ragstone.access")
+POLLED = frozenset({"/v1/release", "/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds by edges, probes and Prometheus: logged only when refused."""
 log = logging.getLogger("ragstone.api")
 
 ROUTES = [
@@ -149,6 +151,8 @@ class _Call:
     def end(self) -> None:
         route = getattr(self._scope.get("route"), "path", "other")
         telemetry.requests.labels("origin", route, str(self.status)).inc()
+        if route in POLLED and self.status < 400:
+            return
         state = self._scope.get("state", {})
         principal = state.get("principal")
         line = {

@@ -160,7 +160,7 @@ def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: 
         snapshot=snapshot,
         model=model,
         index=digest,
-        generator={serve.register(store, settings): 100},
+        generator={serve.register(store, settings, show.say): 100},
         retrieval={name: getattr(settings.retrieve, name) for name in ("top_k", "similarity_threshold", "candidates", "dense_weight")},
         calibration=calibration.coefficients,
         prompt=rag.PROMPT,

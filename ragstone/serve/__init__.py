@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -16,7 +16,7 @@ from ragstone.errors import Conflict
 from ragstone.store import Store
 from ragstone.wire import Message, Piece, Sampling, Usage
 
-__all__ = ["Generator", "Message", "Piece", "Sampling", "Usage", "connect", "deployed", "register"]
+__all__ = ["Generator", "Message", "Piece", "Sampling", "Say", "Usage", "connect", "deployed", "register"]
 
 
 class Generator(Protocol):
@@ -42,9 +42,13 @@ class Generator(Protocol):
         """Stop what this process started."""
 
 
-def connect(settings: Settings) -> Generator:
+Say = Callable[[str], None]
+"""Told in words what takes long: a download."""
+
+
+def connect(settings: Settings, say: Say | None = None) -> Generator:
     """The generator behind `serve.url`, not yet started."""
-    generator: Generator = connector("serve", settings.serve.url).connect(settings)
+    generator: Generator = connector("serve", settings.serve.url).connect(settings, say)
     return generator
 
 
@@ -52,9 +56,9 @@ DEPLOYMENT = ("url", "max_tokens", "temperature", "slots", "context")
 """The settings that make a service version; the key and the time-out belong to the machine that runs it."""
 
 
-def register(store: Store, settings: Settings) -> str:
+def register(store: Store, settings: Settings, say: Say | None = None) -> str:
     """`name/version` of the generator behind `serve.url`, with its deployment in the store as it was asked for."""
-    service = f"{_name(settings.serve.url)}/{connect(settings).version[:12]}"
+    service = f"{_name(settings.serve.url)}/{connect(settings, say).version[:12]}"
     deployment = {name: getattr(settings.serve, name) for name in DEPLOYMENT}
     with contextlib.suppress(Conflict):  # the same version was registered before
         store.create(f"services/{service}.json", json.dumps(deployment, indent=1).encode())

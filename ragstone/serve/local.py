@@ -20,6 +20,7 @@ from ragstone.completions import Completions, Endpoint, Patience
 from ragstone.config import Settings
 from ragstone.errors import GeneratorError
 from ragstone.replica import Replica
+from ragstone.serve import Say
 from ragstone.wire import Message, Piece, Sampling
 
 LOAD = 120.0
@@ -28,16 +29,17 @@ STEADY = 30.0
 """Seconds of life after which a death counts as the first one again, and the longest pause before a restart."""
 
 
-def connect(settings: Settings) -> LocalGenerator:
+def connect(settings: Settings, say: Say | None = None) -> LocalGenerator:
     """The generator of `local://<weights>`, not yet started. Nothing is downloaded until it starts or its version is read."""
-    return LocalGenerator(settings)
+    return LocalGenerator(settings, say)
 
 
 class LocalGenerator:
     """One replica of llama.cpp, with slots that share its weights and take turns token by token."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, say: Say | None = None) -> None:
         self._settings = settings.serve
+        self._say = say
         self._source = settings.serve.url.removeprefix("local").removeprefix("://") or "smollm2"
         self.name = Path(self._source).stem
         total = settings.serve.timeout
@@ -50,7 +52,7 @@ class LocalGenerator:
     @cached_property
     def weights(self) -> Path:
         """The GGUF file, got on first use."""
-        return weights.pull(self._source)
+        return weights.pull(self._source, self._say)
 
     @cached_property
     def version(self) -> str:

@@ -10,12 +10,13 @@ from urllib.parse import parse_qs, urlsplit
 from ragstone.completions import Completions, Endpoint, Patience
 from ragstone.config import Settings
 from ragstone.errors import ConfigError, GeneratorError
+from ragstone.serve import Say
 from ragstone.wire import Message, Piece, Sampling
 
 EXAMPLE = "set serve.url like openai://host/v1?model=name"
 
 
-def connect(settings: Settings) -> OpenAIGenerator:
+def connect(settings: Settings, say: Say | None = None) -> OpenAIGenerator:
     """The generator behind an `openai://` URL. Raises `ConfigError` when the URL does not say which server and model."""
     return OpenAIGenerator(endpoint(settings.serve.url, settings.serve.api_key), settings.serve.timeout)
 

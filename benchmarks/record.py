@@ -25,9 +25,13 @@ def record(name: str, figures: dict[str, object]) -> Path:
 
 
 def commit() -> str:
-    """The commit, with a mark when the tree differs from it."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """The commit, with a mark when the tree differs from it in more than results."""
+    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return (_git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def machine() -> str:

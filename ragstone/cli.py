@@ -46,6 +46,9 @@ def main() -> None:
     except RagstoneError as error:
         print(f"ragstone: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"ragstone: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("ragstone: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)

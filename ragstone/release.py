@@ -106,7 +106,8 @@ def resolve(store: Store, name: str) -> str:
         return name
     record = current(store, name) if NAME.fullmatch(name) else None
     if record is None:
-        raise ReleaseError(f"{name[:80]!r} is neither a channel nor a release of {store.url}", "ragstone release list")
+        next_step = "ragstone release list" if saved(store) else "ragstone up ./docs"
+        raise ReleaseError(f"{name[:80]!r} is neither a channel nor a release of {store.url}", next_step)
     return record.release
 
 

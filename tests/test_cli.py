@@ -89,10 +89,24 @@ def test_releases_can_be_listed_compared_promoted_and_rolled_back(tmp_path: Path
     assert second in ragstone(tmp_path, "release", "promote", second).stdout
 
 
-def test_an_unknown_release_is_an_error_with_a_next_step(tmp_path: Path) -> None:
+def test_an_unknown_release_is_an_error_with_a_next_step(tmp_path: Path, manuals: Path) -> None:
+    ragstone(tmp_path, "build", "docs")
     done = ragstone(tmp_path, "release", "promote", "r-000000000000", status=1)
     assert "r-000000000000" in done.stderr
     assert "try: ragstone release list" in done.stderr
+
+
+def test_a_question_before_the_first_release_says_what_to_do(tmp_path: Path) -> None:
+    assert "try: ragstone up" in ragstone(tmp_path, "ask", "anything", status=1).stderr
+
+
+def test_a_full_temporary_folder_is_an_error_not_a_traceback(tmp_path: Path, manuals: Path) -> None:
+    limit = f"ulimit -f 1000; exec {sys.executable} -m ragstone build {manuals}"  # no file may grow beyond 1000 blocks
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", limit], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "ragstone: " in done.stderr
 
 
 def test_retrieve_shows_every_score(tmp_path: Path, manuals: Path) -> None:

@@ -130,10 +130,12 @@ def train(
 ) -> None:
     """Train an embedding model on the newest snapshot, judge it against the one in force, promote it if it wins."""
     from ragstone import project
+    from ragstone.children import interruptible
 
     settings, store = _open()
     settings = config.override(settings, "train", minutes=minutes, epochs=epochs)
-    print(project.train(settings, store, Terminal(), promote=promote))
+    with interruptible():  # `ragstone up` ends it so; the checkpoint is written either way
+        print(project.train(settings, store, Terminal(), promote=promote))
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -13,10 +12,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from ragstone import access, project
-from ragstone.children import Kept, spawn, stop
+from ragstone.children import Kept, interruptible, spawn, stop
 from ragstone.config import Settings
 from ragstone.errors import AccessError, ConfigError, RagstoneError
 from ragstone.show import Show
@@ -35,7 +33,7 @@ def up(settings: Settings, store: Store, show: Show) -> None:
         _must_be_free(section, host, port)
     release = project.build(settings, store, show)
     token = local_key(settings, store)
-    with _interruptible(), _running(settings, show) as kept:
+    with interruptible(), _running(settings, show) as kept:
         _wait_ready(settings, kept)
         show.say(f"ready after {time.monotonic() - began:.0f} s: {settings.project.channel} is {release.id}\n")
         show.say(_greeting(settings, token))
@@ -72,20 +70,6 @@ def _must_be_free(section: str, host: str, port: int) -> None:
         except OSError as error:
             hint = f"RAGSTONE_{section.upper()}_PORT={port + 100} ragstone up"
             raise ConfigError(f"{section}.port = {port} on {host} can't be used: {error.strerror}", hint) from error
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends `up` as Ctrl-C does: in order."""
-
-    def interrupt(signal_number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

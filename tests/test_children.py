@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -6,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ragstone.children import Kept, spawn, stop
+from ragstone.children import Kept, interruptible, spawn, stop
 
 
 def wait_until(true: object, seconds: float = 20.0) -> None:
@@ -45,6 +47,14 @@ def test_a_process_that_keeps_dying_waits_longer_each_time(tmp_path: Path) -> No
         kept.process.wait(30)
         statuses.append(kept.tend())
     assert [second for second, status in enumerate(statuses) if status is not None] == [0, 1, 4]
+
+
+def test_sigterm_ends_interruptible_work_as_ctrl_c_does_and_means_what_it_meant_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.sigtimedwait([], 5)  # the handler runs here at the latest
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_stopping_a_process_that_ignores_sigterm_still_ends_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from ragstone.connect import connector
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.errors import Conflict, CorpusError
 from ragstone.release import Record, Release, canonical
-from ragstone.show import Show
+from ragstone.show import Advance, Show, Silence
 from ragstone.store import Store
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def snapshot(settings: Settings, store: Store, show: Show) -> str:
     with show.bar("parse") as advance:
         digest = snapshots.build(store, listing, settings.corpus, advance)
     made = snapshots.load(store, digest)
-    show.say(f"snapshot  {len(made.documents)} documents, {len(made.chunks)} chunks, {len(made.failures)} files skipped")
+    show.say(f"snapshot  {len(made.documents)} documents, {len(made.chunks)} chunks; files skipped: {len(made.failures)}")
     for failure in made.failures:
         show.say(f"  skipped {failure.path}: {failure.reason}")
     return digest
@@ -139,7 +140,8 @@ def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index
     mined = pairs.mine(snapshots.load(store, snapshot).chunks, seed=settings.train.seed)
     retriever = _retriever(settings, _open_index(store, index), open_model(store, model), Calibration.default())
     own = [question.text for question in mined.questions]
-    fit = fit_calibration(retriever, own, threshold=weights.similarity_threshold, groups=groups(settings))
+    with show.bar("calibrate"):
+        fit = fit_calibration(retriever, own, threshold=weights.similarity_threshold, groups=groups(settings))
     report = {"answered": fit.answered, "refused": fit.refused, "questions": fit.questions, "foreign": fit.foreign}
     _create(store, key, {"coefficients": fit.calibration.coefficients, **report})
     show.say(
@@ -195,7 +197,7 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
     from ragstone.corpus import snapshot as snapshots
     from ragstone.evaluate import Verdict
 
-    digest = snapshot(settings, store, show)
+    digest = snapshot(settings, store, Silence())
     recipe = _recipe(settings)
     key = f"verdicts/{_digest([digest, settings.train.base, asdict(recipe), asdict(settings.retrieve), settings.train.margin])}.json"
     if store.stat(key):
@@ -293,7 +295,9 @@ def _train_and_judge(
     incumbent_digest = incumbent(settings, store, show)
     incumbent_model = open_model(store, incumbent_digest)
     index_digest = index(settings, store, snapshot, incumbent_digest, show)
-    hardened = pairs.harden(mined.pairs, chunks, _search(settings, store, index_digest, incumbent_model), seed=recipe.seed)
+    search = _search(settings, store, index_digest, incumbent_model)
+    with show.bar("mine", len(mined.pairs)) as advance:
+        hardened = pairs.harden(mined.pairs, chunks, _counted(search, advance), seed=recipe.seed)
     trainer: Trainer = connector("train", settings.train.url).connect(settings.train.url)
     with show.bar("train") as advance:
         folders = trainer.train(
@@ -377,6 +381,17 @@ def _search(settings: Settings, store: Store, index: str, model: Embedder) -> Se
         return [(hit.chunk, hit.dense) for hit in ranked]
 
     return search
+
+
+def _counted(search: Search, advance: Advance) -> Search:
+    """The same search, each call one step of a bar."""
+    calls = itertools.count(1)
+
+    def counted(question: str, limit: int) -> Sequence[tuple[str, float]]:
+        advance(next(calls))
+        return search(question, limit)
+
+    return counted
 
 
 def _scratch_index(chunks: Sequence[Chunk], vectors: Vectors) -> Index:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -140,11 +139,10 @@ def _tend(settings: Settings, kept: tuple[Kept, Kept], show: Show) -> None:
 
 def _greeting(settings: Settings, token: Path) -> str:
     url = f"http://{settings.edge.host}:{settings.edge.port}"
-    key = os.path.relpath(token) if sys.stdout.isatty() else token
     body = json.dumps({"model": settings.project.channel, "messages": [{"role": "user", "content": "YOUR QUESTION"}]})
     return (
         f"{url}/v1 speaks OpenAI's API. Try:\n\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-        f'    -H "Authorization: Bearer $(cat {key})" \\\n'
+        f'    -H "Authorization: Bearer $(cat {token})" \\\n'
         f"    -d '{body}'\n"
     )

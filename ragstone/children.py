@@ -19,8 +19,11 @@ STEADY = 30.0
 """Seconds after which a process that dies is restarted at once again."""
 
 
-def spawn(arguments: Sequence[str], log: Path | None, *, nice: int = 0, folder: Path | None = None) -> subprocess.Popen[bytes]:
-    """`python -m ragstone <arguments>`, its output appended to `log` (None: to ours); on Linux it gets SIGTERM when this process dies."""
+def spawn(arguments: Sequence[str], log: Path | None, *, background: bool = False, folder: Path | None = None) -> subprocess.Popen[bytes]:
+    """`python -m ragstone <arguments>`, its output appended to `log` (None: to ours).
+
+    On Linux it gets SIGTERM when this process dies, and `background` work runs on what the other processes leave of the CPU.
+    """
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") if log is not None else nullcontext() as output:
@@ -30,7 +33,7 @@ def spawn(arguments: Sequence[str], log: Path | None, *, nice: int = 0, folder: 
             stdout=output,
             stderr=output,
             cwd=folder,
-            preexec_fn=_bound_to_parent(nice),
+            preexec_fn=_bound_to_parent(background),
         )
 
 
@@ -96,7 +99,7 @@ class Kept:
         self.process = spawn(self.arguments, self.log, folder=self.folder)
 
 
-def _bound_to_parent(nice: int) -> Callable[[], None]:
+def _bound_to_parent(background: bool) -> Callable[[], None]:
     """What the child runs before its program: follow the parent into death, step back in the queue for the CPU."""
     parent = os.getpid()
 
@@ -105,7 +108,10 @@ def _bound_to_parent(nice: int) -> Callable[[], None]:
             ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)  # the parent died between fork and prctl
-        os.nice(nice)
+        if background:
+            os.nice(10)
+            if sys.platform == "linux":
+                os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops us in order
 
     return prepare

@@ -120,7 +120,7 @@ def _tend(settings: Settings, kept: tuple[Kept, Kept], show: Show) -> None:
     if settings.train.minutes > 0:
         show.say("training in the background; questions are answered by the model in force meanwhile")
         limits = ["--minutes", str(settings.train.minutes), "--epochs", str(settings.train.epochs)]
-        trainer = spawn(["train", *limits], None, nice=10, folder=settings.folder)
+        trainer = spawn(["train", *limits], None, background=True, folder=settings.folder)
     try:
         while True:
             for child in kept:

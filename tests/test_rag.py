@@ -108,7 +108,7 @@ def test_the_first_sentence_that_fails_stops_the_generator(rag: Bench) -> None:
 
 def test_a_generator_that_turns_in_a_circle_is_stopped(rag: Bench) -> None:
     answer = rag.ask(PRIMED, f"{TRUE} Before it is started, prime the feed pump for ninety seconds. " * 9)
-    assert (answer.text, answer.basis) == (f"{TRUE} [1]", "generated")
+    assert (answer.text, answer.basis, answer.finish) == (f"{TRUE} [1]", "generated", "stop")
 
 
 def test_a_sentence_cut_off_by_the_token_limit_is_not_said(rag: Bench) -> None:

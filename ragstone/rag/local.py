@@ -110,7 +110,8 @@ class LocalRag:
             yield quoted
             yield _finished(draft.text + quoted, draft.numbers | numbers, "quoted", "stop", run.usage, grounds)
             return
-        yield _finished(draft.text, draft.numbers, "generated", run.finish, run.usage, grounds)
+        ended = run.finish or "stop"  # stopped here, for it began to repeat itself: what was said before is whole
+        yield _finished(draft.text, draft.numbers, "generated", ended, run.usage, grounds)
 
     async def _generate(self, grounds: Grounds, sampling: Sampling, draft: Draft, run: Run) -> AsyncGenerator[str, None]:
         """The sentences that hold, until one does not or the generator ends. Raises `GeneratorError`."""

@@ -185,6 +185,14 @@ def test_a_published_folder_that_lost_a_part_is_an_error(store: Store, tmp_path:
         fetch(store, "models/x")
 
 
+def test_a_published_file_that_was_altered_is_an_error_even_at_the_same_size(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"123")
+    publish(store, "models/x", tmp_path)
+    store.put("models/x/one", b"124")
+    with pytest.raises(StoreError, match=r"models/x/one is not what was published"):
+        fetch(store, "models/x")
+
+
 def test_two_connections_see_the_same_store(store: Store) -> None:
     store.put("a", b"1")
     assert connect(store.url).get("a") == b"1"

@@ -200,18 +200,19 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
     digest = snapshot(settings, store, Silence())
     recipe = _recipe(settings)
     key = f"verdicts/{_digest([digest, settings.train.base, asdict(recipe), asdict(settings.retrieve), settings.train.margin])}.json"
-    if store.stat(key):
-        return Verdict(**json.loads(store.get(key))["verdict"])
-    chunks = snapshots.load(store, digest).chunks
-    mined = pairs.mine(chunks, seed=recipe.seed)
-    if mined.unsuitable:
-        verdict, model = Verdict(promoted=False, reason=mined.unsuitable), ""
-    else:
-        verdict, model = _train_and_judge(settings, store, chunks, mined, recipe, digest, show)
-    _create(store, key, {"verdict": asdict(verdict), "model": model, "snapshot": digest})
+    if not store.stat(key):
+        chunks = snapshots.load(store, digest).chunks
+        mined = pairs.mine(chunks, seed=recipe.seed)
+        if mined.unsuitable:
+            verdict, model = Verdict(promoted=False, reason=mined.unsuitable), ""
+        else:
+            verdict, model = _train_and_judge(settings, store, chunks, mined, recipe, digest, show)
+        _create(store, key, {"verdict": asdict(verdict), "model": model})
     shutil.rmtree(_work(settings, digest, recipe), ignore_errors=True)
-    if verdict.promoted and promote:
-        _put_in_force(settings, store, digest, model, str(verdict), show)
+    kept = json.loads(store.get(key))
+    verdict = Verdict(**kept["verdict"])
+    if promote and verdict.promoted and not _was_in_force(settings, store, kept["model"]):
+        _put_in_force(settings, store, digest, kept["model"], str(verdict), show)
     return verdict
 
 
@@ -321,6 +322,12 @@ def _put_in_force(settings: Settings, store: Store, snapshot: str, model: str, n
     release = assemble(settings, store, now, model, note, show)
     releases.promote(store, settings.project.channel, release.id, after=record.number if record else 0)
     show.say(f"release   {release.id} is in force on {settings.project.channel}")
+
+
+def _was_in_force(settings: Settings, store: Store, model: str) -> bool:
+    """Whether the channel ever had a release with this model: if a person took it back since, it stays so."""
+    records = releases.history(store, settings.project.channel)
+    return any(releases.load(store, record.release).model == model for record in records)
 
 
 def _encoded(settings: Settings, store: Store, model: str, chunks: Sequence[Chunk]) -> dict[str, NDArray[np.float32]]:

@@ -1,5 +1,6 @@
 """The pipeline over real documents with the real base model: what each step makes, finds again and refuses."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
@@ -135,6 +137,36 @@ def test_a_tiny_corpus_keeps_the_base_model_and_says_so(settings: Settings, open
     assert record is not None
     assert record.release == first.id
     assert project.train(settings, opened, Silence()) == verdict
+
+
+@pytest.mark.slow
+def test_a_model_that_passes_the_gate_is_put_in_force_once_and_stays_back_when_rolled_back(
+    settings: Settings, opened: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "docs").mkdir()
+    for name, text in sorted(topics.items())[:45]:
+        (tmp_path / "docs" / f"{name.lower()}.txt").write_text(text)
+    lenient = config.override(settings, "train", margin=-1.0, minutes=0.05, epochs=1)  # whatever training gives passes
+    first = project.build(lenient, opened, Silence())
+
+    verdict = project.train(lenient, opened, Silence(), promote=False)
+    assert verdict.promoted, verdict
+    (model,) = {stat.key.split("/")[1] for stat in opened.list("models/")} - {first.model}
+    report = json.loads((store.fetch(opened, f"models/{model}") / "report.json").read_bytes())
+    assert (report["promoted"], report["incumbent"], report["questions"]) == (True, first.model, verdict.questions)
+    assert [record.release for record in release.history(opened, "production")] == [first.id]
+
+    assert project.train(lenient, opened, Silence()) == verdict
+    record = release.current(opened, "production")
+    assert record is not None
+    now = release.load(opened, record.release)
+    assert (now.model, now.snapshot, now.note) == (model, first.snapshot, str(verdict))
+    assert project.retrieve(lenient, opened, "How are integers compared?", ("public",), None, 3)
+
+    release.rollback(opened, "production")
+    project.train(lenient, opened, Silence())
+    assert project.build(lenient, opened, Silence()).id == first.id
+    assert len(release.history(opened, "production")) == 3
 
 
 def test_groups_of_the_settings_reach_the_chunks(settings: Settings, opened: Store, manuals: Path) -> None:

@@ -16,7 +16,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 def record(name: str, figures: dict[str, object]) -> Path:
     """Write the figures and print them."""
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"name": name, "commit": commit(), "machine": machine(), "at": at, "figures": figures}
+    entry = {"name": name, "commit": COMMIT, "machine": machine(), "at": at, "figures": figures}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(entry, indent=1) + "\n")
@@ -42,3 +42,7 @@ def machine() -> str:
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0] if names else model
     return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+
+
+COMMIT = commit()
+"""Taken when a measurement begins: what is committed while it runs was not measured."""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from ragstone import release as releases
 from ragstone import store as stores
 from ragstone.config import Settings
-from ragstone.connect import connector
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.errors import Conflict, CorpusError
 from ragstone.release import Record, Release, canonical
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from ragstone.index import Index, Vectors
     from ragstone.rag import Answer
     from ragstone.retrieve import Calibration, Hit, Retriever
-    from ragstone.train import Recipe, Trainer
+    from ragstone.train import Recipe
 
 RAW = "raw"
 
@@ -289,6 +288,7 @@ def _train_and_judge(
     settings: Settings, store: Store, chunks: Sequence[Chunk], mined: Mined, recipe: Recipe, snapshot: str, show: Show
 ) -> tuple[Verdict, str]:
     """The verdict, and the digest of the published winner or nothing."""
+    from ragstone import train as training
     from ragstone.corpus import pairs
     from ragstone.embedder import Embedder
     from ragstone.evaluate import gate
@@ -299,7 +299,7 @@ def _train_and_judge(
     search = _search(settings, store, index_digest, incumbent_model)
     with show.bar("mine", len(mined.pairs)) as advance:
         hardened = pairs.harden(mined.pairs, chunks, _counted(search, advance), seed=recipe.seed)
-    trainer: Trainer = connector("train", settings.train.url).connect(settings.train.url)
+    trainer = training.connect(settings.train.url)
     with show.bar("train") as advance:
         folders = trainer.train(
             pull(settings.train.base, show), hardened, recipe, _work(settings, snapshot, recipe), lambda now: advance(now.step, now.steps)

@@ -57,7 +57,7 @@ def serve(replica: Replica) -> Any:
     params.fit_params = False  # it would trade the context that was asked for against free memory
     # The kernels round differently with the number of tokens at a time, so where a cached prefix ends shows in the answer: with the
     # prompt cache 6 of 10 answers at temperature 0 repeated. Without it 8 of 8 did, cold and again, and beside other answers 24 of 24,
-    # with flash attention 23. What is lost is reading a system prompt again, a tenth of a prompt with evidence in it.
+    # with flash attention 23. What is lost is reading a system prompt again, by estimate a tenth of a prompt with evidence.
     params.cache_prompt = False
     params.flash_attn_type = llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cache_ram_mib = 0  # by default llama.cpp keeps up to 8 GiB of old prompts

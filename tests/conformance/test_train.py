@@ -179,11 +179,11 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(base: Path, tmp_path: Pat
     script = f"""
 from pathlib import Path
 import torch
-from ragstone.train import local
+from ragstone import train, tune
 from tests.conformance.test_train import SHORT, pairs
 torch.set_num_threads(1)
-local.CHECKPOINT_STEPS = 2
-local.LocalTrainer().train(Path({str(base)!r}), pairs(), SHORT, Path({str(tmp_path)!r}), lambda now: print(now.step, flush=True))
+tune.CHECKPOINT_STEPS = 2
+train.connect("local").train(Path({str(base)!r}), pairs(), SHORT, Path({str(tmp_path)!r}), lambda now: print(now.step, flush=True))
 """
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -199,7 +199,7 @@ local.LocalTrainer().train(Path({str(base)!r}), pairs(), SHORT, Path({str(tmp_pa
 
 def test_what_is_trained_is_what_is_served(tmp_path: Path) -> None:
     """The two are written apart, in PyTorch and as a graph; the graph's products are int8, hence 0.98."""
-    from ragstone.train.local import Encoder
+    from ragstone.tune import Encoder
 
     folder = tmp_path / "minilm"
     embedder.prepare(weights.pull("minilm"), folder, name="minilm", base="minilm")

@@ -1,0 +1,44 @@
+"""What a training run is told and what it tells: the settings that its weights depend on, and how far it is. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting that the trained weights depend on; its digest is part of a model's lineage."""
+
+    epochs: int = 3
+    minutes: float = 10.0
+    batch: int = 32
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    scale: float = 20.0
+    query_tokens: int = 48
+    document_tokens: int = 128
+    interpolations: tuple[float, ...] = (0.5, 0.75)
+    """Shares of the tuned weights in each candidate; the rest is the base."""
+    seed: int = 17
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings, in hex."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run stands, for a progress bar and for the report."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+
+
+Report = Callable[[Progress], None]

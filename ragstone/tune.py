@@ -1,0 +1,370 @@
+"""A training run: its steps, its checkpoints, and the candidates it ends in, in PyTorch. Only safetensors are ever read.
+
+The loss is multiple-negatives ranking: each question must find its own passage among those of its batch and their hard negatives.
+A passage that the base model puts nearer to the question than its own is left out (the GISTEmbed rule, arXiv 2402.16829): it is
+likely an answer too. The run is cut to fit its minutes, and continues from its last checkpoint after Ctrl-C or a kill.
+
+Workers may share a run. Each encodes its part of every batch; the vectors are gathered, so that the loss is the whole batch's, and the
+gradients added up: the weights are those of one process, to rounding and to the units that drop out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragstone import embedder
+from ragstone.corpus.pairs import Pair, digest
+from ragstone.errors import TrainError
+from ragstone.recipe import Progress, Recipe, Report
+
+try:
+    import torch
+    import torch.nn.functional as nn
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file, save_file
+    from tokenizers import Tokenizer
+    from torch import Tensor
+except ImportError as missing:
+    raise TrainError(f"training needs {missing.name}, which is not installed", "pip install 'ragstone[train]'") from missing
+
+Vector = NDArray[np.float32]
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_STEPS = 20
+CHECKPOINT_SECONDS = 30.0
+FROZEN = ("embeddings.word_embeddings.", "pooler.")
+"""Half of MiniLM's weights: a few thousand pairs touch each word too rarely to move it well, and a checkpoint is half as big. The
+pooler takes no part in the vectors."""
+
+
+class Workers(Protocol):
+    """The processes that train one model together. Each calls the same methods in the same order."""
+
+    rank: int
+    count: int
+
+    def gather(self, own: Tensor, rows: int) -> Tensor:
+        """All `rows` rows, of which `own` are this worker's `share`, on the device of `own`; gradients reach only those."""
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Each tensor becomes the sum of the workers'."""
+
+    def agree(self, value: float) -> float:
+        """The value of the worker of rank 0."""
+
+
+class Alone:
+    """One process, which has it all."""
+
+    rank, count = 0, 1
+
+    def gather(self, own: Tensor, rows: int) -> Tensor:
+        return own
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        pass
+
+    def agree(self, value: float) -> float:
+        return value
+
+
+def share(rows: int, rank: int, count: int) -> slice:
+    """The rows of one worker of `count`.
+
+    >>> [share(7, rank, 3) for rank in range(3)]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
+    """
+    return slice(rows * rank // count, rows * (rank + 1) // count)
+
+
+class Run:
+    """A model on its way: weights, optimiser, and how far it is. It goes on from the checkpoint in `work`, if there is one.
+
+    The worker of rank 0 writes the checkpoints; `saved` is told of each. Raises `TrainError` when there is nothing to learn from.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        pairs: Sequence[Pair],
+        recipe: Recipe,
+        work: Path,
+        workers: Workers | None = None,
+        saved: Callable[[Path], None] = lambda path: None,
+    ) -> None:
+        if not pairs:
+            raise TrainError("there are no pairs to train on", "add documents and run `ragstone up` again")
+        torch.manual_seed(recipe.seed)
+        work.mkdir(parents=True, exist_ok=True)
+        self.base, self.pairs, self.recipe, self.work = _complete(base, work), pairs, recipe, work
+        self.workers, self.told = workers or Alone(), saved
+        self.identity = f"{embedder.digest(self.base)} {digest(pairs)} {recipe.digest}"
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = Encoder(self.base, self.device)
+        self.card = self.encoder.card
+        self.guide = embedder.Embedder(self.base)
+        self.known_questions: dict[str, Vector] = {}
+        self.known_passages: dict[str, Vector] = {}
+        self.learned = {name: weight.requires_grad_() for name, weight in self.encoder.weights.items() if not name.startswith(FROZEN)}
+        self.optimiser = torch.optim.AdamW(self.learned.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.step = 0
+        self.seconds = 0.0
+        self.saved = -1
+        self._resume()
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run will have: the recipe's, or as many as fit in its minutes at the pace seen so far."""
+        planned = self.recipe.epochs * max(1, len(self.pairs) // self.recipe.batch)
+        if self.step < 5:
+            return planned
+        return min(planned, max(self.step, int(60 * self.recipe.minutes * self.step / self.seconds)))
+
+    def optimise(self, progress: Report) -> None:
+        """Take the steps that are left, saving now and then and at the end."""
+        began = saved_at = time.monotonic()
+        spent = self.seconds
+        while self.step < self.steps:
+            loss = self._take()
+            self.step += 1
+            now = time.monotonic()
+            self.seconds = self.workers.agree(spent + now - began)
+            progress(Progress(self.step, self.steps, loss, self.seconds / self.step * (self.steps - self.step)))
+            if self.step % CHECKPOINT_STEPS == 0 or now - saved_at > CHECKPOINT_SECONDS:
+                self.save()
+                saved_at = time.monotonic()
+        self.save()
+
+    def _take(self) -> float:
+        """One step. Raises `TrainError` when the loss is no number any more: no later step could mend that."""
+        chance = 1_000_003 * self.recipe.seed + 15_485_863 * self.workers.rank + self.step
+        torch.manual_seed(chance)  # a resumed run drops out the same units, each worker others
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate * rate(self.step, self.steps, self.recipe.warmup)
+        loss = self._loss(self._batch())
+        if not torch.isfinite(loss):
+            raise TrainError(f"the loss is {loss.item()} at step {self.step + 1}", "keep the base model: ragstone up --minutes 0")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.workers.add(weight.grad for weight in self.learned.values() if weight.grad is not None)
+        torch.nn.utils.clip_grad_norm_(self.learned.values(), 1.0)
+        self.optimiser.step()
+        return float(loss.item())
+
+    def _batch(self) -> list[Pair]:
+        """The pairs of this step; every epoch has an order of its own."""
+        size = min(self.recipe.batch, len(self.pairs))
+        epoch, place = divmod(self.step, max(1, len(self.pairs) // size))
+        order = random.Random(f"{self.recipe.seed} {epoch}").sample(range(len(self.pairs)), len(self.pairs))
+        return [self.pairs[at] for at in order[place * size : (place + 1) * size]]
+
+    def _loss(self, batch: Sequence[Pair]) -> Tensor:
+        """Cross entropy of each question over the batch's passages, those left out that may answer it too."""
+        passages = [pair.positive for pair in batch] + [text for pair in batch for text in pair.negatives]
+        asked = [self.card.query_prefix + pair.question for pair in batch]
+        read = [self.card.document_prefix + text for text in passages]
+        questions = self._vectors(asked, self.recipe.query_tokens)
+        documents = self._vectors(read, self.recipe.document_tokens)
+        near = self._near([pair.question for pair in batch], passages)
+        own = torch.eye(len(batch), len(passages), dtype=torch.bool)
+        left_out = (near >= near.diagonal().unsqueeze(1)) & ~own
+        scores = self.recipe.scale * (questions @ documents.T)
+        scores = scores.masked_fill(left_out.to(self.device), -math.inf)
+        return nn.cross_entropy(scores, torch.arange(len(batch), device=self.device))
+
+    def _vectors(self, texts: Sequence[str], tokens: int) -> Tensor:
+        """A vector for each text, from whichever worker encodes it; this one's have gradients."""
+        own = self.encoder.encode(texts[self._share(texts)], tokens, self.encoder.dropout)
+        return self.workers.gather(own, len(texts))
+
+    def _near(self, questions: Sequence[str], passages: Sequence[str]) -> Tensor:
+        """The base model's cosines, [questions, passages]; every text is encoded once a run, when it is first met."""
+        self._know(questions, self.known_questions, self.guide.queries)
+        self._know(passages, self.known_passages, self.guide.documents)
+        rows = np.stack([self.known_questions[text] for text in questions])
+        return torch.from_numpy(rows @ np.stack([self.known_passages[text] for text in passages]).T)
+
+    def _know(self, texts: Sequence[str], known: dict[str, Vector], encode: Callable[[Sequence[str]], embedder.Vectors]) -> None:
+        """Add to `known` the base model's vectors of those texts that it lacks: the same on every worker."""
+        fresh = list({text: None for text in texts if text not in known})
+        own = torch.from_numpy(encode(fresh[self._share(fresh)])).to(self.device)
+        known.update(zip(fresh, self.workers.gather(own, len(fresh)).cpu().numpy(), strict=True))
+
+    def _share(self, texts: Sequence[str]) -> slice:
+        return share(len(texts), self.workers.rank, self.workers.count)
+
+    def save(self) -> None:
+        """Write the checkpoint: beside the old one, then in its place, so that a kill leaves one of the two whole."""
+        if self.workers.rank or self.step in (0, self.saved):
+            return
+        tensors = {f"weight/{name}": weight.detach() for name, weight in self.learned.items()}
+        for name, weight in self.learned.items():
+            state = self.optimiser.state[weight]
+            tensors |= {f"first/{name}": state["exp_avg"], f"second/{name}": state["exp_avg_sq"]}
+        told = {"identity": self.identity, "step": str(self.step), "seconds": repr(self.seconds)}
+        _write(self.work / CHECKPOINT, tensors, told)
+        self.saved = self.step
+        self.told(self.work / CHECKPOINT)
+
+    def _resume(self) -> None:
+        """Continue the run that `work` has a checkpoint of, if it had the same base, pairs and recipe."""
+        kept = _read(self.work / CHECKPOINT, self.identity)
+        if kept is None:
+            return
+        tensors, told = kept
+        self.step = self.saved = int(told["step"])
+        self.seconds = float(told["seconds"])
+        with torch.no_grad():
+            for name, weight in self.learned.items():
+                weight.copy_(tensors[f"weight/{name}"])
+                self.optimiser.state[weight] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": tensors[f"first/{name}"].to(self.device),
+                    "exp_avg_sq": tensors[f"second/{name}"].to(self.device),
+                }
+
+    def candidates(self) -> dict[float, Path]:
+        """A complete model folder for each interpolation between the base and the tuned weights."""
+        return {share: self._candidate(share) for share in self.recipe.interpolations}
+
+    def _candidate(self, share: float) -> Path:
+        folder = self.work / f"candidate-{share:g}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        weights: dict[str, Tensor] = load_file(self.base / "model.safetensors")
+        for name, tuned in self.learned.items():
+            key = name if name in weights else f"bert.{name}"
+            mixed = torch.lerp(weights[key].float(), tuned.detach().float().cpu(), share)
+            weights[key] = mixed.to(weights[key].dtype).contiguous()
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        for name in (*embedder.WEIGHTS[1:], *embedder.LAYOUT):
+            if (self.base / name).is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(self.base / name, folder / name)
+        lineage: dict[str, object] = {
+            "base": embedder.digest(self.base),
+            "pairs": digest(self.pairs),
+            "recipe": asdict(self.recipe),
+            "steps": self.step,
+            "share": share,
+        }
+        embedder.finish(folder, replace(self.card, name=f"{self.card.name}-tuned", base=embedder.digest(self.base), lineage=lineage))
+        return folder
+
+
+class Encoder:
+    """A model folder in PyTorch: texts in, unit vectors out. A BERT encoder is all that is served, so it is all that is trained."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        config = json.loads((folder / "config.json").read_bytes())
+        self.card, self.device = embedder.read_card(folder), device
+        self.heads, self.layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
+        self.epsilon, self.dropout = float(config["layer_norm_eps"]), float(config["hidden_dropout_prob"])
+        self.weights = {name.removeprefix("bert."): weight for name, weight in load_file(folder / "model.safetensors").items()}
+        self.weights = {name: weight.float().to(device) for name, weight in self.weights.items() if weight.is_floating_point()}
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_padding()
+        self.half = _half(device)
+
+    def encode(self, texts: Sequence[str], tokens: int, dropout: float = 0.0) -> Tensor:
+        """float32 [n, dimensions] on the device, with gradients where the weights ask for them; a text is cut to `tokens` tokens."""
+        self.tokenizer.enable_truncation(min(tokens, self.card.max_tokens))
+        read = self.tokenizer.encode_batch(list(texts))
+        ids = torch.tensor([one.ids for one in read], device=self.device)
+        mask = torch.tensor([one.attention_mask for one in read], device=self.device, dtype=torch.bool)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            states = self._states(ids, mask, dropout).float()
+        weight = mask.unsqueeze(-1).float()
+        pooled = states[:, 0] if self.card.pooling == "cls" else (states * weight).sum(1) / weight.sum(1)
+        return nn.normalize(pooled, dim=1)
+
+    def _states(self, ids: Tensor, mask: Tensor, dropout: float) -> Tensor:
+        """The last hidden states, [n, tokens, width]."""
+        tables = {name: self.weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")}
+        states = nn.embedding(ids, tables["word"]) + tables["position"][: ids.shape[1]] + tables["token_type"][0]
+        states = nn.dropout(self._norm("embeddings", states), dropout)
+        for layer in range(self.layers):
+            at = f"encoder.layer.{layer}"
+            attended = self._dense(f"{at}.attention.output", self._attend(f"{at}.attention.self", states, mask, dropout))
+            states = self._norm(f"{at}.attention.output", states + nn.dropout(attended, dropout))
+            inner = nn.gelu(self._dense(f"{at}.intermediate", states))
+            states = self._norm(f"{at}.output", states + nn.dropout(self._dense(f"{at}.output", inner), dropout))
+        return states
+
+    def _attend(self, at: str, states: Tensor, mask: Tensor, dropout: float) -> Tensor:
+        texts, tokens, width = states.shape
+        parts = (self._linear(f"{at}.{part}", states) for part in ("query", "key", "value"))
+        query, key, value = (part.view(texts, tokens, self.heads, -1).transpose(1, 2) for part in parts)
+        mixed = nn.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :], dropout_p=dropout)
+        return mixed.transpose(1, 2).reshape(texts, tokens, width)
+
+    def _dense(self, at: str, states: Tensor) -> Tensor:
+        return self._linear(f"{at}.dense", states)
+
+    def _linear(self, at: str, states: Tensor) -> Tensor:
+        return nn.linear(states, self.weights[f"{at}.weight"], self.weights[f"{at}.bias"])
+
+    def _norm(self, at: str, states: Tensor) -> Tensor:
+        weight, bias = self.weights[f"{at}.LayerNorm.weight"], self.weights[f"{at}.LayerNorm.bias"]
+        return nn.layer_norm(states.float(), weight.shape, weight, bias, self.epsilon)
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """The share of the learning rate at a step: it rises over the warm-up and falls along a cosine.
+
+    >>> [round(rate(step, 100, 0.1), 2) for step in (0, 9, 10, 55, 99)]
+    [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def _half(device: torch.device) -> bool:
+    """Whether bfloat16 is faster here: emulated on an older CPU it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def _complete(base: Path, work: Path) -> Path:
+    """The base as a complete model folder; one in Sentence-Transformers' layout is prepared below `work`."""
+    if (base / "card.json").is_file():
+        return base
+    prepared = work / "base"
+    shutil.rmtree(prepared, ignore_errors=True)
+    embedder.prepare(base, prepared, name=base.name, base=base.name)
+    return prepared
+
+
+def _write(path: Path, tensors: dict[str, Tensor], told: dict[str, str]) -> None:
+    """Tensors and what is told of them, at `path` whole or not at all."""
+    fresh = path.with_suffix(".new")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh, metadata=told)
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _read(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """What `_write` left for this identity; None when there is nothing, or of another run, or it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told: dict[str, str] = file.metadata() or {}
+            if told.get("identity") != identity:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}, told  # noqa: SIM118  not a dictionary
+    except (OSError, SafetensorError):
+        return None

@@ -24,6 +24,7 @@ from ragstone import embedder, train, weights
 from ragstone.config import Retrieve
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.corpus.pairs import Search, harden, mine
+from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
 from ragstone.evaluate import Floats, fit_calibration, foreign_questions, gate, ndcg, paired_bootstrap
 from ragstone.index import Index, Vectors, local
@@ -119,7 +120,7 @@ def measure(collection: Collection, recipe: Recipe, work: Path) -> dict[str, obj
 
 
 def encode(model: Embedder, chunks: Sequence[Chunk]) -> Vectors:
-    return model.documents([chunk.context for chunk in chunks])
+    return model.passages([views(chunk) for chunk in chunks])
 
 
 def build(chunks: Sequence[Chunk], vectors: Vectors) -> Index:

@@ -77,6 +77,23 @@ class Embedder:
         """One unit vector for each passage, float32 [n, dimensions]. `progress` is told how many are done."""
         return self._encode(self.card.document_prefix, texts, progress)
 
+    def passages(self, views: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None) -> Vectors:
+        """One unit vector for each passage from its views, the whole and then its windows: half the whole, half the windows' mean.
+
+        It found as much as the best of the whole and of each window does, which takes a vector for every view. `progress` is told how
+        many views are done.
+        """
+        vectors = np.empty((len(views), self.dimensions), np.float32)
+        done = 0
+        for start in range(0, len(views), SLAB):
+            slab = views[start : start + SLAB]
+            encoded = self.documents([view for each in slab for view in each], _after(done, progress))
+            ends = np.cumsum([len(each) for each in slab])
+            for row, rows in enumerate(np.split(encoded, ends[:-1]), start):
+                vectors[row] = _joined(rows)
+            done += int(ends[-1])
+        return vectors
+
     def tokens(self, text: str) -> int:
         """How many tokens of the text the model reads: at most `card.max_tokens`."""
         return len(self._tokenizer.encode(text).ids)
@@ -100,6 +117,21 @@ class Embedder:
         ids = np.array([self._tokenizer.encode(text).ids], np.int32)
         vector: NDArray[np.float32] = self._session.run(None, {"ids": ids})[0][0]
         return vector
+
+
+def _after(done: int, progress: Callable[[int], None] | None) -> Callable[[int], None] | None:
+    """The same progress, for one that starts when so many are done."""
+    return (lambda now: progress(done + now)) if progress else None
+
+
+def _joined(rows: Vectors) -> NDArray[np.float32]:
+    """The vector of a passage from those of its views."""
+    vector: NDArray[np.float32] = rows[0]
+    if len(rows) > 1:
+        windows = rows[1:].sum(axis=0)
+        vector = vector + windows / np.linalg.norm(windows)
+        vector /= np.linalg.norm(vector)
+    return vector
 
 
 def prepare(weights: Path, target: Path, *, name: str, base: str, lineage: Mapping[str, object] | None = None) -> str:

@@ -19,9 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from ragstone.config import Retrieve
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.corpus.pairs import Mined, Question
+from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
 from ragstone.index import Index, Vectors
-from ragstone.retrieve import Calibration, Retriever, features
+from ragstone.retrieve import Calibration, Retriever
 
 Floats = NDArray[np.float64]
 DEFAULT_SLOPES: Floats = np.array(Calibration.default().coefficients[1:])
@@ -175,7 +176,7 @@ def retrieval_scores(
     embedder: Embedder, chunks: Sequence[Chunk], questions: Sequence[Question], build: Build, settings: Retrieve
 ) -> Floats:
     """Each question's nDCG@10 under the shipped retriever over an index of these chunks; zeros for a model whose vectors are no numbers."""
-    vectors = embedder.documents([chunk.context for chunk in chunks])
+    vectors = embedder.passages([views(chunk) for chunk in chunks])
     if not np.isfinite(vectors).all():
         return np.zeros(len(questions))
     everyone = tuple(sorted({group for chunk in chunks for group in chunk.groups}))
@@ -236,7 +237,7 @@ def _sample(mined: Mined, limit: int, seed: int) -> list[Chunk]:
 def _reached(retriever: Retriever, question: str, groups: tuple[str, ...]) -> Floats:
     """The features of a question's five best hits, [n, 2]; one row of zeros when nothing was found."""
     hits = retriever.search(question, groups, 5)
-    return np.array([features(question, hit.dense, hit.keyword) for hit in hits] or [(0.0, 0.0)])
+    return np.array([(hit.dense, hit.keyword) for hit in hits] or [(0.0, 0.0)])
 
 
 def _slopes(ours: Floats, theirs: Floats) -> Floats:

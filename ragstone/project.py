@@ -107,6 +107,7 @@ def index(settings: Settings, store: Store, snapshot: str, model: str, show: Sho
     import numpy as np
 
     from ragstone.corpus import snapshot as snapshots
+    from ragstone.corpus.views import views
     from ragstone.index import local
 
     digest = hashlib.sha256(canonical([snapshot, model, local.FORMAT])).hexdigest()
@@ -115,8 +116,9 @@ def index(settings: Settings, store: Store, snapshot: str, model: str, show: Sho
     chunks = snapshots.load(store, snapshot).chunks
     known = _encoded(settings, store, model, chunks)
     fresh = [chunk for chunk in chunks if chunk.id not in known]
-    with show.bar("encode", len(fresh)) as advance:
-        encoded = open_model(store, model).documents([chunk.context for chunk in fresh], advance)
+    seen = [views(chunk) for chunk in fresh]
+    with show.bar("encode", sum(map(len, seen))) as advance:
+        encoded = open_model(store, model).passages(seen, advance)
     known |= {chunk.id: vector for chunk, vector in zip(fresh, encoded, strict=True)}
     with _folder() as folder:
         local.build(folder, chunks, np.stack([known[chunk.id] for chunk in chunks]))

@@ -48,7 +48,7 @@ def test_another_format_is_refused_with_its_number(built: Path, tmp_path: Path) 
     shutil.copytree(built, folder)
     meta = json.loads((folder / local.META).read_text())
     (folder / local.META).write_text(json.dumps({**meta, "format": 99}))
-    with pytest.raises(IndexingError, match="has format 99; this version reads 1"):
+    with pytest.raises(IndexingError, match=f"has format 99; this version reads {local.FORMAT}"):
         local.open(folder, "d")
 
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from ragstone import embedder, weights
 from ragstone.corpus import Chunk
+from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
 from ragstone.errors import IndexingError
 from ragstone.index import Candidate, local
-from ragstone.retrieve import Calibration, Retriever, content_words, features, fuse
+from ragstone.retrieve import Calibration, Retriever, fuse
 from tests.topics import topics
 
 PUBLIC = ("public",)
@@ -34,22 +35,29 @@ def order(*candidates: Candidate, weight: float = 0.4) -> list[tuple[str, float]
     return [(one.chunk, round(score, 6)) for one, score in fuse(candidates, weight)]
 
 
-def test_each_list_is_scaled_by_its_own_members_and_weighted() -> None:
-    found = order(candidate("a", 0.8, 10.0), candidate("b", 0.6, 20.0), candidate("c", 0.4, 0.0))
-    assert found == [("b", 0.8), ("a", 0.7), ("c", 0.0)]
+def test_the_order_is_the_weighted_sum_of_cosine_and_keyword_score() -> None:
+    found = order(candidate("a", 0.8, 0.1), candidate("b", 0.6, 0.5), candidate("c", 0.4, 0.0))
+    assert found == [("b", 0.54), ("a", 0.38), ("c", 0.16)]
 
 
-def test_a_list_that_a_candidate_is_not_in_gives_it_nothing() -> None:
-    outside = Candidate("outside", 0.9, 50.0, in_dense=False, in_keyword=False)
-    assert order(candidate("a", 0.8, None), candidate("b", 0.2, None), outside) == [("a", 0.4), ("outside", 0.0), ("b", 0.0)]
+def test_no_other_candidate_changes_a_fused_score() -> None:
+    (alone,) = order(candidate("a", 0.8, 0.1))
+    assert alone in order(candidate("a", 0.8, 0.1), candidate("b", 0.9, 0.9), candidate("c", 0.1, 0.0))
 
 
-def test_a_list_of_equal_scores_counts_them_as_best() -> None:
-    assert order(candidate("a", 0.3, None), candidate("b", None, 2.0)) == [("b", 0.6), ("a", 0.4)]
+def test_a_question_of_which_no_chunk_holds_much_is_ordered_by_meaning() -> None:
+    """The best keyword hit of a long question holds little of it, and must not beat a much nearer chunk for being the best."""
+    long = [candidate("near", 0.7, 0.05), candidate("words", 0.4, 0.15)]
+    short = [candidate("near", 0.7, 0.1), candidate("words", 0.4, 0.9)]
+    assert (order(*long)[0][0], order(*short)[0][0]) == ("near", "words")
+
+
+def test_an_opposite_meaning_counts_as_none() -> None:
+    assert order(candidate("a", -0.3, 0.5), candidate("b", 0.0, 0.4)) == [("a", 0.3), ("b", 0.24)]
 
 
 def test_weights_of_one_and_zero_are_the_lists_themselves() -> None:
-    both = [candidate("a", 0.9, 1.0), candidate("b", 0.1, 9.0)]
+    both = [candidate("a", 0.9, 0.1), candidate("b", 0.1, 0.9)]
     assert order(*both, weight=1.0)[0][0] == "a"
     assert order(*both, weight=0.0)[0][0] == "b"
 
@@ -58,7 +66,7 @@ def test_nothing_found_is_nothing_fused() -> None:
     assert fuse([], 0.4) == []
 
 
-scores = st.none() | st.floats(-1, 100, allow_nan=False)
+scores = st.none() | st.floats(0, 1)
 
 
 @given(st.lists(st.tuples(scores, scores), max_size=30), st.floats(0, 1))
@@ -74,28 +82,18 @@ def test_the_order_of_the_candidates_changes_no_rank(pairs: list[tuple[float | N
     assert fuse(found, 0.4) == fuse(found[::-1], 0.4) == fuse(found[1::2] + found[::2], 0.4)
 
 
-def test_content_words_leave_out_how_a_question_is_put() -> None:
-    assert content_words("What does os.path.join do with a UTF-8 name?") == {"os", "path", "join", "utf", "8", "name"}
-    assert content_words("what is it?") == frozenset()
-
-
-def test_features_spread_bm25_over_the_words_that_were_asked_for() -> None:
-    assert features("Which torque for the bonnet?", 0.6, 9.0) == (0.6, 4.5)
-    assert features("what is it?", 0.6, 0.0) == (0.6, 0.0)
-
-
 def test_a_probability_is_the_logistic_of_the_weighted_features() -> None:
     calibration = Calibration((-6.0, 10.0, 0.5))
     assert calibration.probability((0.5, 4.0)) == pytest.approx(1 / (1 + math.exp(-1.0)))
 
 
-@given(st.floats(-1, 1), st.floats(0, 1e6))
+@given(st.floats(-1, 1), st.floats(0, 1))
 def test_probabilities_are_probabilities_and_grow_with_the_evidence(cosine: float, keyword: float) -> None:
     calibration = Calibration.default()
     at = calibration.probability((cosine, keyword))
     assert 0 <= at <= 1
     assert at <= calibration.probability((cosine + 0.1, keyword))
-    assert at <= calibration.probability((cosine, keyword + 1))
+    assert at <= calibration.probability((cosine, keyword + 0.1))
 
 
 @pytest.mark.parametrize("coefficients", [(), (1.0,), (1.0, 2.0, 3.0, 4.0), (1.0, float("nan"), 0.0), (float("inf"), 1.0, 1.0)])
@@ -126,7 +124,7 @@ def passages() -> list[Chunk]:
 def retriever(model: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retriever]:
     folder = tmp_path_factory.mktemp("index") / "index"
     chunks = passages()
-    local.build(folder, chunks, model.documents([chunk.context for chunk in chunks]))
+    local.build(folder, chunks, model.passages([views(chunk) for chunk in chunks]))
     with closing(local.open(folder, "topics")) as index:
         yield Retriever(index, model, Calibration.default())
 
@@ -143,7 +141,7 @@ def test_hits_come_best_first_with_all_their_scores(retriever: Retriever) -> Non
     assert len(hits) == 8
     assert [hit.fused for hit in hits] == sorted((hit.fused for hit in hits), reverse=True)
     for hit in hits:
-        assert hit.score == retriever.calibration.probability(features(question, hit.dense, hit.keyword))
+        assert hit.score == retriever.calibration.probability((hit.dense, hit.keyword))
 
 
 def test_a_question_of_another_world_scores_below_one_of_this(retriever: Retriever) -> None:
@@ -194,7 +192,7 @@ def test_ranking_on_cranfield_is_as_measured(model: Embedder, tmp_path: Path) ->
     folder = Path(DATA, "cranfield")
     rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
     chunks = [Chunk(row["_id"], row["_id"], row["title"], (), 0, len(row["text"]), row["text"]) for row in rows]
-    local.build(tmp_path / "index", chunks, model.documents([chunk.context for chunk in chunks]))
+    local.build(tmp_path / "index", chunks, model.passages([views(chunk) for chunk in chunks]))
     retriever = Retriever(local.open(tmp_path / "index", "cranfield"), model, Calibration.default())
     relevant: dict[str, dict[str, float]] = {}
     for line in (folder / "qrels/test.tsv").read_text().splitlines()[1:]:
@@ -202,4 +200,4 @@ def test_ranking_on_cranfield_is_as_measured(model: Embedder, tmp_path: Path) ->
         relevant.setdefault(question, {})[document] = max(0.0, float(grade))
     texts = {row["_id"]: row["text"] for row in map(json.loads, (folder / "queries.jsonl").read_text().splitlines())}
     found = [ndcg([hit.chunk.id for hit in retriever.search(texts[id], PUBLIC, 10)], grades) for id, grades in relevant.items()]
-    assert sum(found) / len(found) == pytest.approx(0.404, abs=0.01)
+    assert sum(found) / len(found) == pytest.approx(0.42, abs=0.01)

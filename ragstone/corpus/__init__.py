@@ -52,7 +52,7 @@ class Chunk:
     @property
     def context(self) -> str:
         """What is embedded and indexed: the title and headings, then the text."""
-        head = " > ".join(dict.fromkeys((self.title, *self.path)))
+        head = " > ".join(filter(None, dict.fromkeys((self.title, *self.path))))
         return f"{head}\n{self.text}" if head else self.text
 
 

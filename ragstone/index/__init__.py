@@ -34,14 +34,19 @@ class Query:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A chunk found by either list, with both raw scores: the cosine, and BM25 (0 when no word matches)."""
+    """A chunk found by either list, with both scores. Both mean the same for every question, so they can be added.
+
+    `dense` is the cosine. `keyword` is between 0 and 1: BM25 as a share of what a chunk would get that holds all the question says,
+    again and again, words that the corpus lacks included; 0 when no word matches.
+    """
 
     chunk: str
     dense: float
     keyword: float
     in_dense: bool
-    """Whether it is among the `limit` best of the dense list (fusion scales each list by its own members)."""
+    """Whether it is among the `limit` best of the dense list, and …"""
     in_keyword: bool
+    """… of the keyword list."""
 
 
 class Index(Protocol):

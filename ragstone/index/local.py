@@ -8,13 +8,15 @@ Everything is opened at once: an index goes on working when its folder is remove
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import mmap
 import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +29,7 @@ from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
 from ragstone.index import STOP_WORDS, Candidate, Query
 
-FORMAT = 1
+FORMAT = 2
 """Counts up with every change of the files or of how words are analysed; part of an index's digest."""
 
 BITS = 4
@@ -38,6 +40,12 @@ SPARE = 100
 
 SAMPLE = 1024
 """Rows that the codes' scale is fitted to; turbovec's own advice."""
+
+PAIR_WEIGHT = 0.2
+"""What two words in a row count beside each of them, before rarity. It lifted questions in a corpus' own phrases by .02 nDCG@10."""
+
+CEILING = 2.2
+"""BM25 of a term is below this times its rarity: k1 + 1, tantivy's k1 being 1.2."""
 
 MAX_TERMS = 256
 """Distinct words of a question that are searched; a longer one is a pasted text, of which the most repeated words are taken."""
@@ -114,13 +122,13 @@ class LocalIndex:
         mask = facets.mask(wanted)
         if mask is not None and not mask.any():
             return []
-        terms = words.terms(query.text)
-        keyword = words.search(terms, query.limit, () if mask is None else wanted)
+        asked = words.asked(query.text)
+        keyword = words.search(asked, query.limit, () if mask is None else wanted)
         nearest = dense.search(query.vector, query.limit + SPARE, mask)
         rows = np.union1d(nearest, np.fromiter(keyword, np.int64, len(keyword)))
         cosines = dict(zip(rows.tolist(), dense.cosines(query.vector, rows).tolist(), strict=True))
         best = set(sorted(nearest.tolist(), key=lambda row: (-cosines[row], row))[: query.limit])
-        scores = keyword | words.scores(terms, best - keyword.keys())
+        scores = keyword | words.scores(asked, best - keyword.keys())
         kept = sorted(best | keyword.keys())
         return [
             Candidate(id, cosines[row], scores.get(row, 0.0), row in best, row in keyword)
@@ -170,8 +178,16 @@ class _Dense:
         return unit
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What keyword search looks for: the stems and the pairs of a question with their weights, and the most that BM25 can give."""
+
+    terms: Mapping[tuple[str, str], float]
+    ceiling: float
+
+
 class _Words:
-    """BM25 (k1 1.2, b 0.75) over each chunk's title, headings and text; English stems, without stop words."""
+    """BM25 (k1 1.2, b 0.75) over the words and the pairs of words of each chunk's title, headings and text; English, without stop words."""
 
     def __init__(self, folder: Path) -> None:
         import tantivy
@@ -185,31 +201,39 @@ class _Words:
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
 
-    def terms(self, text: str) -> Counter[str]:
-        """What is searched for: the question's stems, and how often each stands in it."""
-        return Counter(dict(Counter(self._analyser.analyze(text)).most_common(MAX_TERMS)))
+    def asked(self, text: str) -> _Asked:
+        stems = self._analyser.analyze(text)
+        words, pairs = (Counter(dict(Counter(terms).most_common(MAX_TERMS))) for terms in (stems, _pairs(stems)))
+        terms = {("text", word): float(count) for word, count in words.items()}
+        terms |= {("pairs", pair): PAIR_WEIGHT * count for pair, count in pairs.items()}
+        return _Asked(terms, CEILING * sum(weight * self._rarity(*term) for term, weight in terms.items()))
 
-    def search(self, terms: Counter[str], limit: int, facets: Sequence[Sequence[str]]) -> dict[int, float]:
-        """The `limit` best rows with their BM25, of those that have one facet of each kind."""
-        return self._run(terms, limit, [("facet", list(kind)) for kind in facets])
+    def search(self, asked: _Asked, limit: int, facets: Sequence[Sequence[str]]) -> dict[int, float]:
+        """The `limit` best rows with their scores, of those that have one facet of each kind."""
+        return self._run(asked, limit, [("facet", list(kind)) for kind in facets])
 
-    def scores(self, terms: Counter[str], rows: set[int]) -> dict[int, float]:
-        """The BM25 of those of the rows that have a word of the question."""
-        return self._run(terms, len(rows), [("row", sorted(rows))]) if rows else {}
+    def scores(self, asked: _Asked, rows: set[int]) -> dict[int, float]:
+        """The scores of those of the rows that have a word of the question."""
+        return self._run(asked, len(rows), [("row", sorted(rows))]) if rows else {}
 
-    def _run(self, terms: Counter[str], limit: int, allowed: Sequence[tuple[str, Sequence[str] | Sequence[int]]]) -> dict[int, float]:
+    def _rarity(self, field: str, term: str) -> float:
+        """The inverse document frequency as tantivy has it."""
+        having = self._searcher.doc_freq(field, term)
+        return math.log1p((len(self) - having + 0.5) / (having + 0.5))
+
+    def _run(self, asked: _Asked, limit: int, allowed: Sequence[tuple[str, Sequence[str] | Sequence[int]]]) -> dict[int, float]:
         from tantivy import Occur, Query
 
-        if not terms:
+        if not asked.terms:
             return {}
-        each = [Query.boost_query(Query.term_query(self._schema, "text", term, "freq"), count) for term, count in terms.items()]
+        each = [Query.boost_query(Query.term_query(self._schema, *term, "freq"), weight) for term, weight in asked.terms.items()]
         query = Query.boolean_query([(Occur.Should, one) for one in each])
         for field, values in allowed:
             only = Query.const_score_query(Query.term_set_query(self._schema, field, values), 0.0)
             query = Query.boolean_query([(Occur.Must, query), (Occur.Must, only)])
         hits = self._searcher.search(query, limit, count=False).hits
         found = self._searcher.fast_field_values("row", [address for _, address in hits])
-        return {int(str(row)): float(score) for row, (score, _) in zip(found, hits, strict=True)}
+        return {int(str(row)): min(1.0, float(score) / asked.ceiling) for row, (score, _) in zip(found, hits, strict=True)}
 
 
 class _Table:
@@ -294,6 +318,11 @@ def _analyser() -> Any:
     return builder.filter(Filter.custom_stopword(sorted(STOP_WORDS))).filter(Filter.stemmer("english")).build()
 
 
+def _pairs(stems: Sequence[str]) -> list[str]:
+    """Every two stems in a row, as one term."""
+    return [f"{first}_{second}" for first, second in itertools.pairwise(stems)]
+
+
 def _check(chunks: Sequence[Chunk], vectors: Vectors) -> None:
     if not chunks:
         raise IndexingError("there are no chunks to index", "ragstone stage <folder>")
@@ -345,14 +374,16 @@ def _write_words(folder: Path, chunks: Sequence[Chunk]) -> None:
     from tantivy import Document, Index, SchemaBuilder
 
     builder = SchemaBuilder().add_text_field("text", tokenizer_name=ANALYSER, index_option="freq")
+    builder = builder.add_text_field("pairs", tokenizer_name="whitespace", index_option="freq")
     builder = builder.add_text_field("facet", tokenizer_name="raw", index_option="basic")
     schema = builder.add_integer_field("row", indexed=True, fast=True).build()
     folder.mkdir()
     index = Index(schema, path=str(folder))
     index.register_tokenizer(ANALYSER, _analyser())
-    writer = index.writer(heap_size=HEAP, num_threads=1)
+    writer, analyser = index.writer(heap_size=HEAP, num_threads=1), _analyser()
     for row, chunk in enumerate(chunks):
-        writer.add_document(Document(text=chunk.context, facet=_facets(chunk), row=row))
+        pairs = " ".join(_pairs(analyser.analyze(chunk.context)))
+        writer.add_document(Document(text=chunk.context, pairs=pairs, facet=_facets(chunk), row=row))
     writer.commit()
     writer.wait_merging_threads()
     for lock in folder.glob(".tantivy-*.lock"):

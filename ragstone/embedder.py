@@ -1,7 +1,8 @@
 """An embedding model by digest: texts in, unit vectors out, by ONNX Runtime. No torch here.
 
-A model folder holds `model.safetensors`, `tokenizer.json`, `config.json` (the weights), `card.json` (how to use them) and
-`model.onnx` (what runs). `prepare` makes one from any folder in Sentence-Transformers' layout; the result loads there too.
+A model folder holds `model.safetensors`, `tokenizer.json`, `config.json` (the weights), `card.json` (how to use them),
+`model.onnx` (what runs) and, when it was trained on a corpus, `terms.safetensors` (its term space). `prepare` makes one from any folder in
+Sentence-Transformers' layout; the result loads there too, without the term space.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragstone import bert
+from ragstone import bert, terms
 from ragstone.errors import WeightsError
 from ragstone.store import sha256
 
@@ -37,8 +38,9 @@ LAYOUT = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.txt",
+    terms.FILE,
 )
-"""What Sentence-Transformers reads besides; copied where it is there."""
+"""What Sentence-Transformers reads besides, and the term space, which it does not know; copied where they are there."""
 
 SLAB = 1024
 """Passages handed to the threads at a time: bounds what waits in memory."""
@@ -68,14 +70,15 @@ class Embedder:
         self.threads = threads or os.cpu_count() or 1
         self._tokenizer = _tokenizer(folder / "tokenizer.json", self.card.max_tokens)
         self._session = _session(folder / "model.onnx")
+        self._terms = terms.load(folder)
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """One unit vector for each question, float32 [n, dimensions]."""
-        return self._encode(self.card.query_prefix, texts, None)
+        return self._joined(self._encode(self.card.query_prefix, texts, None), texts)
 
     def documents(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> Vectors:
         """One unit vector for each passage, float32 [n, dimensions]. `progress` is told how many are done."""
-        return self._encode(self.card.document_prefix, texts, progress)
+        return self._joined(self._encode(self.card.document_prefix, texts, progress), texts)
 
     def passages(self, views: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None) -> Vectors:
         """One unit vector for each passage from its views, the whole and then its windows: half the whole, half the windows' mean.
@@ -87,16 +90,19 @@ class Embedder:
         done = 0
         for start in range(0, len(views), SLAB):
             slab = views[start : start + SLAB]
-            encoded = self.documents([view for each in slab for view in each], _after(done, progress))
+            encoded = self._encode(self.card.document_prefix, [view for each in slab for view in each], _after(done, progress))
             ends = np.cumsum([len(each) for each in slab])
-            for row, rows in enumerate(np.split(encoded, ends[:-1]), start):
-                vectors[row] = _joined(rows)
+            vectors[start : start + SLAB] = np.stack([_merged(rows) for rows in np.split(encoded, ends[:-1])])
             done += int(ends[-1])
-        return vectors
+        return self._joined(vectors, [each[0] for each in views])
 
     def tokens(self, text: str) -> int:
         """How many tokens of the text the model reads: at most `card.max_tokens`."""
         return len(self._tokenizer.encode(text).ids)
+
+    def _joined(self, vectors: Vectors, texts: Sequence[str]) -> Vectors:
+        """With what the term space says of the texts, if the model has one."""
+        return self._terms.join(vectors, texts) if self._terms and len(texts) else vectors
 
     def _encode(self, prefix: str, texts: Sequence[str], progress: Callable[[int], None] | None) -> Vectors:
         vectors = np.empty((len(texts), self.dimensions), np.float32)
@@ -124,7 +130,7 @@ def _after(done: int, progress: Callable[[int], None] | None) -> Callable[[int],
     return (lambda now: progress(done + now)) if progress else None
 
 
-def _joined(rows: Vectors) -> NDArray[np.float32]:
+def _merged(rows: Vectors) -> NDArray[np.float32]:
     """The vector of a passage from those of its views."""
     vector: NDArray[np.float32] = rows[0]
     if len(rows) > 1:
@@ -158,7 +164,7 @@ def finish(folder: Path, card: Card) -> str:
 def digest(folder: Path) -> str:
     """SHA-256 over what the vectors depend on: the weight files and the card's pooling, prefixes and max_tokens. Not the graph."""
     card = read_card(folder)
-    parts = {file: sha256(folder / file) for file in WEIGHTS}
+    parts = {file: sha256(folder / file) for file in (*WEIGHTS, terms.FILE) if file in WEIGHTS or (folder / file).is_file()}
     use = [card.pooling, card.max_tokens, card.query_prefix, card.document_prefix]
     return hashlib.sha256(json.dumps([parts, use], sort_keys=True).encode()).hexdigest()
 

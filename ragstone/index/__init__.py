@@ -12,13 +12,6 @@ from numpy.typing import NDArray
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors as Vectors
 
-STOP_WORDS = frozenset(
-    """a about also am an and any are as at be been but by can could did do does for from had has have how i if in into is it its my no not
-    of on or our than that the their then there these they this to was we were what when where which who whom whose why will with would
-    you your""".split()  # noqa: SIM905  a list of words reads better as prose
-)
-"""What keyword search leaves out, in a chunk and in a question: grammar, and the words that questions are put in."""
-
 
 @dataclass(frozen=True)
 class Query:

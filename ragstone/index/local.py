@@ -24,10 +24,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ragstone.analyser import analyser
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
-from ragstone.index import STOP_WORDS, Candidate, Query
+from ragstone.index import Candidate, Query
 
 FORMAT = 2
 """Counts up with every change of the files or of how words are analysed; part of an index's digest."""
@@ -193,10 +194,10 @@ class _Words:
         import tantivy
 
         index = tantivy.Index.open(str(folder))
-        index.register_tokenizer(ANALYSER, _analyser())
+        index.register_tokenizer(ANALYSER, analyser())
         self._schema = index.schema
         self._searcher = index.searcher()
-        self._analyser = _analyser()
+        self._analyser = analyser()
 
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
@@ -311,13 +312,6 @@ def _facet(field: str, value: str) -> str:
     return facet if len(facet) <= 200 else hashlib.sha256(facet.encode()).hexdigest()
 
 
-def _analyser() -> Any:
-    from tantivy import Filter, TextAnalyzerBuilder, Tokenizer
-
-    builder = TextAnalyzerBuilder(Tokenizer.simple()).filter(Filter.remove_long(60)).filter(Filter.lowercase())
-    return builder.filter(Filter.custom_stopword(sorted(STOP_WORDS))).filter(Filter.stemmer("english")).build()
-
-
 def _pairs(stems: Sequence[str]) -> list[str]:
     """Every two stems in a row, as one term."""
     return [f"{first}_{second}" for first, second in itertools.pairwise(stems)]
@@ -379,10 +373,10 @@ def _write_words(folder: Path, chunks: Sequence[Chunk]) -> None:
     schema = builder.add_integer_field("row", indexed=True, fast=True).build()
     folder.mkdir()
     index = Index(schema, path=str(folder))
-    index.register_tokenizer(ANALYSER, _analyser())
-    writer, analyser = index.writer(heap_size=HEAP, num_threads=1), _analyser()
+    index.register_tokenizer(ANALYSER, analyser())
+    writer, reader = index.writer(heap_size=HEAP, num_threads=1), analyser()
     for row, chunk in enumerate(chunks):
-        pairs = " ".join(_pairs(analyser.analyze(chunk.context)))
+        pairs = " ".join(_pairs(reader.analyze(chunk.context)))
         writer.add_document(Document(text=chunk.context, pairs=pairs, facet=_facets(chunk), row=row))
     writer.commit()
     writer.wait_merging_threads()

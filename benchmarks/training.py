@@ -2,8 +2,9 @@
 
     python -m benchmarks.training FOLDER [--labels PATH] [--split test] [--minutes M] [--seed N] [--questions N] [--documents N]
 
-`--labels` adds a file or folder of labels; with FOLDER itself, its `train` and `dev` splits. FOLDER is in BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`); a document is one chunk. The human questions are read
-only after the gate has spoken. Every candidate is then measured, dense alone and as shipped, whatever the gate said of it.
+`--labels` adds a file or folder of labels; FOLDER itself adds its `train` and `dev` splits. FOLDER is in BEIR's layout (`corpus.jsonl`,
+`queries.jsonl`, `qrels/<split>.tsv`); a document is one chunk. The human questions of the split are read only after the gate has spoken.
+Every candidate is then measured, dense alone and as shipped, whatever the gate said of it.
 """
 
 from __future__ import annotations

@@ -58,6 +58,8 @@ class Verdict:
     losses: int = 0
     """… those it answers worse."""
     metric: str = "nDCG@10"
+    kind: str = ""
+    """Of the questions: `labelled` when people asked them."""
     reason: str = ""
     """Why nothing was judged; empty when something was."""
 
@@ -68,7 +70,8 @@ class Verdict:
         interval = f"{_signed(self.gain)} [{_plain(self.low)}, {_plain(self.high)}]"
         if 0 < self.low <= self.margin:
             interval += f", no lower bound above {self.margin:g}"
-        return f"{self.metric} on held-out questions {self.base:.2f} -> {self.tuned:.2f}, {interval}: {outcome}"
+        asked = f"held-out {self.kind} questions" if self.kind else "held-out questions"
+        return f"{self.metric} on {asked} {self.base:.2f} -> {self.tuned:.2f}, {interval}: {outcome}"
 
 
 @dataclass(frozen=True)

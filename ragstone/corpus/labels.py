@@ -86,6 +86,12 @@ class Labels:
         ]
         return hashlib.sha256(json.dumps(said, ensure_ascii=False).encode()).hexdigest()
 
+    def __str__(self) -> str:
+        targets = [target for label in self.labels for target in label.targets]
+        right = sum(target.grade > 0 for target in targets)
+        left_out = f"{self.withheld} records without consent, {self.undecided} undecided"
+        return f"{len(self.labels)} questions with {right} answers and {len(targets) - right} known negatives; {left_out}"
+
 
 def read(paths: Sequence[Path]) -> Labels:
     """The labels of files and folders. Raises `TrainError` when one of them is nothing that labels are kept in."""

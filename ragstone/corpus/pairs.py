@@ -87,8 +87,8 @@ def mine(chunks: Sequence[Chunk], *, limit: int = 2_400, questions: int = 600, s
 def harden(pairs: Sequence[Pair], chunks: Sequence[Chunk], search: Search, *, count: int = 1, seed: int = 17) -> tuple[Pair, ...]:
     """The pairs with `count` hard negatives each: ranks 4-40 of `search`, clearly farther from the question than the positive.
 
-    Those that a pair comes with are taken first. Never a passage of the same section of the same document, and never one whose cosine reaches 0.95 of the positive's: such a
-    passage often answers the question too.
+    Those that a pair comes with are taken first. Never a passage of the same section of the same document, and never one whose cosine
+    reaches 0.95 of the positive's: such a passage often answers the question too.
     """
     by_id = {chunk.id: chunk for chunk in chunks}
     draw = random.Random(f"negatives {seed}")

@@ -201,7 +201,7 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
             yield reader.line_num, {name: value for name, value in row.items() if name is not None}
     except csv.Error as error:
         hint = "put fields that hold a quote or a line break in quotes, and double the quotes inside"
-        raise TrainError(f"{path}:{reader.line_num} can't be read: {error}", hint) from error
+        raise TrainError(f"{path} can't be read after line {reader.line_num}: {error}", hint) from error
 
 
 def _text(path: Path) -> str:

@@ -54,9 +54,8 @@ def test_what_the_corpus_does_not_hold_is_not_found() -> None:
 
 
 def test_a_chunk_of_a_few_words_is_not_found_in_every_quote_that_has_them() -> None:
-    corpus = [chunk("a", "Open the drain valve."), chunk("b", "First open the drain valve, then close the steam line and wait for six minutes.")]
     quote = "First open the drain valve, then close the steam line and wait for six minutes."
-    assert find([quote], corpus) == {quote: ("b",)}
+    assert find([quote], [chunk("a", "Open the drain valve."), chunk("b", quote)]) == {quote: ("b",)}
 
 
 @given(st.text(max_size=60))

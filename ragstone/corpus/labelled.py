@@ -260,7 +260,7 @@ def _chosen(asked: Sequence[Asked], documents: Documents, room: int) -> list[Ask
     rest: list[Asked] = []
     for members in _together(asked, documents):
         (kept if len(kept) + len(members) <= room else rest).extend(members)
-    return kept + rest[: room - len(kept)] if len(kept) < 0.9 * room else kept
+    return kept + rest[: room - len(kept)] if len(kept) < max(QUESTIONS, 0.9 * room) else kept
 
 
 def _together(asked: Sequence[Asked], documents: Documents) -> list[list[Asked]]:

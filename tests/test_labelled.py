@@ -130,7 +130,8 @@ def documents(asked: tuple[Asked, ...], chunks: tuple[Chunk, ...] = topics()) ->
 
 def test_no_document_answers_on_both_sides() -> None:
     parted = split(asked_of_topics(), topics())
-    assert len(parted.held_out) == 80
+    assert 80 <= len(parted.held_out) < 120  # whole documents, of which some have many questions
+    assert len(parted.train) >= 240
     assert documents(parted.train).isdisjoint(documents(parted.held_out))
 
 
@@ -138,17 +139,30 @@ def test_what_hangs_together_is_cut_and_training_goes_without_the_held_out_docum
     chunks = tuple(chunk(f"c{n}", f"d{n}", f"text {n}") for n in range(300))
     chain = tuple(Asked(f"question {n}?", (Answer((f"c{n}",)), Answer((f"c{n + 1}",)))) for n in range(299))
     parted = split(chain, chunks)
-    assert len(parted.held_out) == 60
+    assert 60 <= len(parted.held_out) < 80
     assert documents(parted.train, chunks).isdisjoint(documents(parted.held_out, chunks))
     cut = [one for one in parted.train if one.apart]
     assert cut
     assert all(len(one.answers) == 1 for one in cut)
 
 
+def test_where_one_document_answers_nearly_all_no_question_is_held_out() -> None:
+    chunks = tuple(chunk(f"c{n}", "book.pdf" if n < 280 else f"d{n}", f"text {n}") for n in range(300))
+    parted = split(tuple(Asked(f"question {n}?", (Answer((f"c{n}",)),)) for n in range(300)), chunks)
+    assert (len(parted.train), parted.held_out) == (300, ())
+
+
+def test_a_corpus_of_few_documents_is_split_by_section() -> None:
+    chunks = tuple(replace(chunk(f"c{n}", "book.pdf", f"text {n}"), path=(f"Part {n // 5}",)) for n in range(300))
+    parted = split(tuple(Asked(f"question {n}?", (Answer((f"c{n}",)),)) for n in range(300)), chunks)
+    sections = [{int(answer.chunks[0][1:]) // 5 for one in side for answer in one.answers} for side in (parted.train, parted.held_out)]
+    assert len(parted.held_out) == 60
+    assert sections[0].isdisjoint(sections[1])
+
+
 def test_few_labels_are_all_for_training() -> None:
     parted = split(asked_of_topics()[:119], topics())
     assert (len(parted.train), parted.held_out) == (119, ())
-    assert len(split(asked_of_topics(2)[:0] + asked_of_topics()[:150], topics()).held_out) == 60
 
 
 def test_a_new_label_moves_few_others() -> None:
@@ -165,7 +179,7 @@ def test_any_labels_are_split_by_document(answers: list[list[int]]) -> None:
     asked = tuple(Asked(f"question {n}?", tuple(Answer((f"c{at}",)) for at in set(its))) for n, its in enumerate(answers))
     parted = split(asked, chunks)
     assert documents(parted.train, chunks).isdisjoint(documents(parted.held_out, chunks))
-    assert len(parted.held_out) >= 60
+    assert len(parted.held_out) >= 60 or parted.train == asked
     assert parted == split(asked, chunks)
 
 
@@ -262,7 +276,7 @@ def test_mined_pairs_fill_up_few_labels_but_never_of_a_judged_document() -> None
 
 
 def test_many_labels_need_no_mined_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelled, "FEW", 100)
+    monkeypatch.setattr(labelled, "FEW", 200)
     assert prepare(labels_of(asked_of_topics()), mined(), topics()).mined.pairs == ()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ragstone.corpus import Chunk, quotes
 from ragstone.corpus.labels import Label, Labels, Target, Unusable
-from ragstone.corpus.pairs import HELD_OUT, PAIRS, QUESTIONS, Mined, Pair, Question, Search, harden, words
+from ragstone.corpus.pairs import HELD_OUT, PAIRS, QUESTIONS, Mined, Pair, Question, Search, harden, unit_of, words
 
 MOST_QUESTIONS = 600
 """Held-out questions at most: past that, an interval gets hardly narrower and the gate only slower."""
@@ -90,14 +90,15 @@ def prepare(labels: Labels, mined: Mined, chunks: Sequence[Chunk]) -> Material:
     parted = split(asked, chunks)
     if parted.held_out:
         judged = _union((*parted.held_out, *parted.seen), documents)
-        material = _filled(Mined(mined.pairs, _questions(parted.held_out, documents), tuple(chunks)), parted.train, judged)
+        others = tuple(pair for pair in mined.pairs if not documents([Answer((pair.chunk,))]) & judged)
+        material = _filled(Mined(others, _questions(parted.held_out, documents), tuple(chunks)), parted.train)
         return replace(material, seen=_questions(parted.seen, documents), unusable=unusable)
     train, learned = parted.train, _union(parted.train, documents)
-    held_out = tuple(question for question in mined.questions if question.document not in learned)
+    held_out = tuple(question for question in mined.questions if not documents([Answer(question.relevant)]) & learned)
     if len(held_out) < QUESTIONS:  # rather fewer labels than no verdict
         held_out = mined.questions
-        train = _set_apart(train, frozenset(question.document for question in held_out), documents)
-    return replace(_filled(replace(mined, questions=held_out), train, frozenset()), unusable=unusable)
+        train = _set_apart(train, documents(Answer(question.relevant) for question in held_out), documents)
+    return replace(_filled(replace(mined, questions=held_out), train), unusable=unusable)
 
 
 def place(labels: Labels, chunks: Sequence[Chunk]) -> tuple[tuple[Asked, ...], tuple[Unusable, ...]]:
@@ -109,11 +110,11 @@ def place(labels: Labels, chunks: Sequence[Chunk]) -> tuple[tuple[Asked, ...], t
 
 
 def split(asked: Sequence[Asked], chunks: Sequence[Chunk]) -> Split:
-    """A fifth of the questions held out, at least 60; none when that would be more than half of them.
+    """A fifth of the questions held out, at least 60; none when training would keep less than half of them.
 
     Questions that share a document stay together and are taken in the order of a digest, so a choice stays as labels are added.
-    Where all hang together, questions are taken out of the whole and training goes without their documents. A `dev` split that has
-    60 questions of documents unknown to training is used as it is.
+    Where all hang together, some documents are cut out, and questions that have answers inside and outside of them are trained on with
+    those outside. A `dev` split that has 60 questions of documents unknown to training is used as it is.
     """
     documents = _documents(chunks)
     given = _given(asked, documents)
@@ -126,8 +127,8 @@ def split(asked: Sequence[Asked], chunks: Sequence[Chunk]) -> Split:
         return Split(tuple(whole))
     kept = _chosen(judged, documents, room)
     texts = {one.text for one in kept}
-    rest = [one for one in whole if one.text not in texts]
-    return Split(_set_apart(rest, _union(kept, documents), documents), tuple(kept))
+    train = _set_apart([one for one in whole if one.text not in texts], _union(kept, documents), documents)
+    return Split(train, tuple(kept)) if 2 * len(train) >= len(whole) else Split(tuple(whole))
 
 
 def pairs(asked: Sequence[Asked], chunks: Sequence[Chunk], search: Search, *, limit: int = MOST_PAIRS, seed: int = 17) -> tuple[Pair, ...]:
@@ -144,10 +145,10 @@ def pairs(asked: Sequence[Asked], chunks: Sequence[Chunk], search: Search, *, li
     return tuple(_pair(one, answer, by_id, search) for one, answer in drawn)
 
 
-def _filled(mined: Mined, train: tuple[Asked, ...], judged: frozenset[str]) -> Material:
-    """With as many of the mined pairs as the labelled ones leave room for, none of a judged document."""
+def _filled(mined: Mined, train: tuple[Asked, ...]) -> Material:
+    """With as many of the mined pairs as the labelled ones leave room for."""
     labelled = sum(len(one.answers) for one in train)
-    kept = tuple(pair for pair in mined.pairs if pair.document not in judged)[: max(0, FEW - labelled)]
+    kept = mined.pairs[: max(0, FEW - labelled)]
     count = labelled + len(kept)
     lacking = f"labels and corpus give {count} training pairs; {PAIRS} are needed" if count < PAIRS else ""
     return Material(replace(mined, pairs=kept, unsuitable=mined.unsuitable or lacking), train)
@@ -235,8 +236,9 @@ Documents = Callable[[Iterable[Answer]], frozenset[str]]
 
 
 def _documents(chunks: Sequence[Chunk]) -> Documents:
-    """The documents that answers lie in."""
-    of = {chunk.id: chunk.document for chunk in chunks}
+    """The documents that answers lie in; in a corpus of few documents, the sections."""
+    unit = unit_of(chunks)
+    of = {chunk.id: unit(chunk) for chunk in chunks}
     return lambda answers: frozenset(of[id] for answer in answers for id in answer.chunks)
 
 
@@ -255,12 +257,29 @@ def _given(asked: Sequence[Asked], documents: Documents) -> Split | None:
 
 
 def _chosen(asked: Sequence[Asked], documents: Documents, room: int) -> list[Asked]:
-    """Questions up to the room: those that hang together by their documents whole, while they fit, then single ones."""
+    """Questions up to the room: those that hang together by their documents whole, while they fit; then some cut out of the rest."""
     kept: list[Asked] = []
     rest: list[Asked] = []
     for members in _together(asked, documents):
         (kept if len(kept) + len(members) <= room else rest).extend(members)
-    return kept + rest[: room - len(kept)] if len(kept) < max(QUESTIONS, 0.9 * room) else kept
+    return kept if len(kept) >= max(QUESTIONS, 0.9 * room) else kept + _cut(rest, documents, room - len(kept))
+
+
+def _cut(asked: Sequence[Asked], documents: Documents, room: int) -> list[Asked]:
+    """About so many questions, all those that a growing set of documents answers, so that as few others as can be lose an answer."""
+    near: defaultdict[str, list[Asked]] = defaultdict(list)
+    for one in asked:
+        for document in documents(one.answers):
+            near[document].append(one)
+    taken: set[str] = set()
+    kept: dict[str, Asked] = {}
+    for one in asked:
+        if len(kept) >= room:
+            break
+        fresh = sorted(documents(one.answers) - taken)
+        taken.update(fresh)
+        kept |= {other.text: other for document in fresh for other in near[document] if documents(other.answers) <= taken}
+    return list(kept.values())
 
 
 def _together(asked: Sequence[Asked], documents: Documents) -> list[list[Asked]]:

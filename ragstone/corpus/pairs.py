@@ -72,7 +72,7 @@ class Mined:
 
 def mine(chunks: Sequence[Chunk], *, limit: int = 2_400, questions: int = 600, seed: int = 17) -> Mined:
     """Training pairs (at most `limit`) and held-out questions from different documents. Equal arguments, equal result."""
-    unit = _unit(chunks)
+    unit = unit_of(chunks)
     units = {unit(chunk) for chunk in chunks}
     if len(units) < UNITS:
         return Mined((), (), tuple(chunks), f"the corpus has {len(units)} documents or sections; {UNITS} are needed to keep some out")
@@ -132,7 +132,7 @@ def _is_prose(text: str) -> bool:
     return letters >= 0.9 * len(text) and "  " not in text.replace("\n", " ").strip()
 
 
-def _unit(chunks: Sequence[Chunk]) -> Callable[[Chunk], str]:
+def unit_of(chunks: Sequence[Chunk]) -> Callable[[Chunk], str]:
     """What the split keeps whole: a document, or in a corpus of few documents a section of one."""
     if len({chunk.document for chunk in chunks}) >= UNITS:
         return lambda chunk: chunk.document

@@ -77,9 +77,9 @@ def test_what_means_nothing_is_named_with_its_place_and_the_rest_kept() -> None:
     (asked,), unusable = place(Labels((said, label("nothing?", Target("x", where="log.jsonl:6")))), CORPUS)
     assert asked.answers == (Answer(("pump-1",)),)
     assert [(one.where, one.reason) for one in unusable] == [
-        ("log.jsonl:4", "the corpus has no chunk or document 'fan.md'"),
-        ("log.jsonl:5", "the corpus has no chunk or document '85 nm' and no such passage"),
-        ("log.jsonl:6", "the corpus has no chunk or document 'x'"),
+        ("log.jsonl:4", "the corpus has no chunk, document or passage 'fan.md'"),
+        ("log.jsonl:5", "the corpus has no chunk, document or passage '85 nm'"),
+        ("log.jsonl:6", "the corpus has no chunk, document or passage 'x'"),
     ]
 
 

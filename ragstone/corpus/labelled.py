@@ -214,10 +214,10 @@ def _place(label: Label, places: _Places, unusable: list[Unusable]) -> Asked | N
 
 def _why(target: Target, places: _Places) -> str:
     """Why a target means nothing in the corpus."""
-    said = target.name or target.text
+    said = (target.name or target.text)[:60]
     if target.groups and places(replace(target, groups=())):
         return f"{said!r} is not for {', '.join(target.groups)}"
-    return f"the corpus has no chunk or document {said!r}" + (" and no such passage" if target.text else "")
+    return f"the corpus has no chunk, document or passage {said!r}"
 
 
 def _distinct(answers: Sequence[Answer]) -> tuple[Answer, ...]:

@@ -1,9 +1,10 @@
-"""The whole unlabelled loop on a judged collection: does training on the documents alone help the questions that people asked?
+"""The whole loop on a judged collection: does training, on the documents alone or with labels, help the questions that people asked?
 
-    python -m benchmarks.training FOLDER [--split test] [--minutes M] [--seed N] [--questions N] [--documents N]
+    python -m benchmarks.training FOLDER [--labels PATH] [--split test] [--minutes M] [--seed N] [--questions N] [--documents N]
 
-FOLDER is in BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`); a document is one chunk. The human questions are read
-only after the gate has spoken. Every candidate is then measured, dense alone and as shipped, whatever the gate said of it.
+`--labels` adds a file or folder of labels; FOLDER itself adds its `train` and `dev` splits. FOLDER is in BEIR's layout (`corpus.jsonl`,
+`queries.jsonl`, `qrels/<split>.tsv`); a document is one chunk. The human questions of the split are read only after the gate has spoken.
+Every candidate is then measured, dense alone and as shipped, whatever the gate said of it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import numpy as np
 from benchmarks.record import record
 from ragstone import embedder, train, weights
 from ragstone.config import Retrieve
-from ragstone.corpus import PUBLIC, Chunk
-from ragstone.corpus.pairs import Search, harden, mine
+from ragstone.corpus import PUBLIC, Chunk, labelled, labels
+from ragstone.corpus.labels import Labels
+from ragstone.corpus.pairs import Search, mine
 from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
 from ragstone.evaluate import Floats, fit_calibration, foreign_questions, gate, ndcg, paired_bootstrap
@@ -47,6 +49,7 @@ class Collection:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--labels", type=Path, action="append", default=[], help="what `ragstone train --pairs` takes; may be repeated")
     parser.add_argument("--split", default="test")
     parser.add_argument("--minutes", type=float, default=Recipe.minutes)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
@@ -55,8 +58,9 @@ def main() -> None:
     arguments = parser.parse_args()
     collection = sample(read(arguments.folder, arguments.split), arguments.questions, arguments.documents)
     with tempfile.TemporaryDirectory() as name:
-        figures = measure(collection, Recipe(minutes=arguments.minutes, seed=arguments.seed), Path(name))
-    record(f"training-{arguments.folder.name}-{arguments.seed}", {"collection": arguments.folder.name, **figures})
+        figures = measure(collection, labels.read(arguments.labels), Recipe(minutes=arguments.minutes, seed=arguments.seed), Path(name))
+    kind = "labelled" if arguments.labels else "training"
+    record(f"{kind}-{arguments.folder.name}-{arguments.seed}", {"collection": arguments.folder.name, **figures})
 
 
 def read(folder: Path, split: str) -> Collection:
@@ -92,19 +96,20 @@ def sample(collection: Collection, questions: int, documents: int) -> Collection
     return Collection(chunks, {id: collection.questions[id] for id in kept}, {id: collection.relevant[id] for id in kept})
 
 
-def measure(collection: Collection, recipe: Recipe, work: Path) -> dict[str, object]:
+def measure(collection: Collection, known: Labels, recipe: Recipe, work: Path) -> dict[str, object]:
     weights_folder = work / "base"
     embedder.prepare(weights.pull("minilm"), weights_folder, name="minilm", base="minilm")
     base = Embedder(weights_folder)
-    mined = mine(collection.chunks, seed=recipe.seed)
+    material = labelled.prepare(known, mine(collection.chunks, seed=recipe.seed), collection.chunks)
+    mined = material.mined
     retriever = Retriever(build(collection.chunks, encode(base, collection.chunks)), base, Calibration.default())
-    pairs = harden(mined.pairs, collection.chunks, search(retriever), seed=recipe.seed)
+    pairs = material.pairs(collection.chunks, search(retriever), seed=recipe.seed)
     began = time.perf_counter()
     steps: list[Progress] = []
     folders = train.connect("local").train(weights_folder, pairs, recipe, work / "train", steps.append)
     seconds = time.perf_counter() - began
     candidates = {share: Embedder(folder) for share, folder in folders.items()}
-    verdict = gate(base, candidates, mined, build, SHIPPED, MARGIN)
+    verdict = gate(base, candidates, mined, build, SHIPPED, 0.0 if material.judged_by_people else MARGIN)
     human = {share: compare(base, candidate, collection) for share, candidate in candidates.items()}
     return {
         "documents": len(collection.chunks),

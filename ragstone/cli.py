@@ -34,8 +34,9 @@ Source = Annotated[Path | None, typer.Argument(help="The folder of documents; de
 Channel = Annotated[str | None, typer.Option(help="The channel; default: project.channel of ragstone.toml.")]
 Minutes = Annotated[float | None, typer.Option(help="Stop the optimisation after so many minutes; 0 turns training off.")]
 Epochs = Annotated[int | None, typer.Option(help="Stop after so many passes over the pairs.")]
+Pairs = Annotated[list[str] | None, typer.Option(help="Labels: a JSONL, CSV or TSV file, or a BEIR folder. May be repeated.")]
 Groups = Annotated[str | None, typer.Option(help="Ask as a member of these groups, separated by commas; default: public.")]
-Strict = Annotated[bool, typer.Option("--strict", help="A file that can't be parsed ends the run.")]
+Strict = Annotated[bool, typer.Option("--strict", help="A file that can't be parsed, or a label that can't be used, ends the run.")]
 SameAs = Annotated[str | None, typer.Option("--release", help="A channel or a release id; default: the channel in ragstone.toml.")]
 
 
@@ -127,13 +128,15 @@ def train(
     minutes: Minutes = None,
     epochs: Epochs = None,
     promote: Annotated[bool, typer.Option(help="Put a model that passes the gate in force.")] = True,
+    pairs: Pairs = None,
+    strict: Strict = False,
 ) -> None:
     """Train an embedding model on the newest snapshot, judge it against the one in force, promote it if it wins."""
     from ragstone import project
     from ragstone.children import interruptible
 
-    settings, store = _open()
-    settings = config.override(settings, "train", minutes=minutes, epochs=epochs)
+    settings, store = _open(strict=strict)
+    settings = config.override(settings, "train", minutes=minutes, epochs=epochs, pairs=tuple(pairs) if pairs else None)
     with interruptible():  # `ragstone up` ends it so; the checkpoint is written either way
         print(project.train(settings, store, Terminal(), promote=promote))
 

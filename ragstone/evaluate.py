@@ -59,6 +59,8 @@ class Verdict:
     losses: int = 0
     """… those it answers worse."""
     metric: str = "nDCG@10"
+    kind: str = ""
+    """Of the questions: `labelled` when people asked them."""
     reason: str = ""
     """Why nothing was judged; empty when something was."""
 
@@ -69,7 +71,8 @@ class Verdict:
         interval = f"{_signed(self.gain)} [{_plain(self.low)}, {_plain(self.high)}]"
         if 0 < self.low <= self.margin:
             interval += f", no lower bound above {self.margin:g}"
-        return f"{self.metric} on held-out questions {self.base:.2f} -> {self.tuned:.2f}, {interval}: {outcome}"
+        asked = f"held-out {self.kind} questions" if self.kind else "held-out questions"
+        return f"{self.metric} on {asked} {self.base:.2f} -> {self.tuned:.2f}, {interval}: {outcome}"
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,20 @@ def retrieval_scores(
             index, embedder, Calibration.default(), candidates=settings.candidates, dense_weight=settings.dense_weight
         )
         found = [[hit.chunk.id for hit in retriever.search(question.text, everyone, 10)] for question in questions]
-    return np.array([ndcg(ids, dict.fromkeys(question.relevant, 1.0)) for ids, question in zip(found, questions, strict=True)])
+    return np.array([answered(ids, question) for ids, question in zip(found, questions, strict=True)])
+
+
+def answered(ranked: Sequence[str], question: Question) -> float:
+    """nDCG@10 of the ranked chunks for a held-out question; of a target with several chunks the first counts, the others are passed over.
+
+    >>> whole = Question("what?", "d", ("a", "b", "c"), targets=("d", "d", "c"))
+    >>> answered(["b", "a", "c"], whole), answered(["c", "x", "a"], whole)
+    (1.0, 0.9197207891481876)
+    """
+    targets = dict(zip(question.relevant, question.targets or question.relevant, strict=True))
+    grades = question.grades or (1.0,) * len(question.relevant)
+    gains = dict(zip(targets.values(), grades, strict=True))
+    return ndcg(list(dict.fromkeys(targets.get(id, id) for id in ranked)), gains)
 
 
 def fit_calibration(

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from ragstone import release as releases
 from ragstone import store as stores
 from ragstone.config import Settings
 from ragstone.corpus import PUBLIC, Chunk
-from ragstone.errors import Conflict, CorpusError
+from ragstone.errors import Conflict, CorpusError, TrainError
 from ragstone.release import Record, Release, canonical
 from ragstone.show import Advance, Show, Silence
 from ragstone.store import Store
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ragstone.corpus.pairs import Mined, Search
+    from ragstone.corpus.labelled import Material
+    from ragstone.corpus.labels import Labels, Unusable
+    from ragstone.corpus.pairs import Search
     from ragstone.corpus.stage import Listing
     from ragstone.embedder import Embedder
     from ragstone.evaluate import Verdict
@@ -194,20 +196,22 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
 
     A verdict is kept: the same snapshot, base and recipe are not trained twice. A killed run goes on from its checkpoint.
     """
-    from ragstone.corpus import pairs
+    from ragstone.corpus import labelled, pairs
     from ragstone.corpus import snapshot as snapshots
     from ragstone.evaluate import Verdict
 
     digest = snapshot(settings, store, Silence())
-    recipe = _recipe(settings)
+    labels = _labels(settings, show)
+    recipe = replace(_recipe(settings), labels=labels.digest if labels.labels else "")
     key = f"verdicts/{_digest([digest, settings.train.base, asdict(recipe), asdict(settings.retrieve), settings.train.margin])}.json"
     if not store.stat(key):
         chunks = snapshots.load(store, digest).chunks
-        mined = pairs.mine(chunks, seed=recipe.seed)
-        if mined.unsuitable:
-            verdict, model = Verdict(promoted=False, reason=mined.unsuitable), ""
+        material = labelled.prepare(labels, pairs.mine(chunks, seed=recipe.seed), chunks)
+        _report(settings, material.unusable, show)
+        if material.mined.unsuitable:
+            verdict, model = Verdict(promoted=False, reason=material.mined.unsuitable), ""
         else:
-            verdict, model = _train_and_judge(settings, store, chunks, mined, recipe, digest, show)
+            verdict, model = _train_and_judge(settings, store, chunks, material, recipe, digest, show)
         _create(store, key, {"verdict": asdict(verdict), "model": model})
     shutil.rmtree(_work(settings, digest, recipe), ignore_errors=True)
     kept = json.loads(store.get(key))
@@ -287,11 +291,10 @@ def _sources(answer: Answer) -> str:
 
 
 def _train_and_judge(
-    settings: Settings, store: Store, chunks: Sequence[Chunk], mined: Mined, recipe: Recipe, snapshot: str, show: Show
+    settings: Settings, store: Store, chunks: Sequence[Chunk], material: Material, recipe: Recipe, snapshot: str, show: Show
 ) -> tuple[Verdict, str]:
     """The verdict, and the digest of the published winner or nothing."""
     from ragstone import train as training
-    from ragstone.corpus import pairs
     from ragstone.embedder import Embedder
     from ragstone.evaluate import gate
 
@@ -299,16 +302,23 @@ def _train_and_judge(
     incumbent_model = open_model(store, incumbent_digest)
     index_digest = index(settings, store, snapshot, incumbent_digest, show)
     search = _search(settings, store, index_digest, incumbent_model)
-    with show.bar("mine", len(mined.pairs)) as advance:
-        hardened = pairs.harden(mined.pairs, chunks, _counted(search, advance), seed=recipe.seed)
+    with show.bar("mine") as advance:
+        hardened = material.pairs(chunks, _counted(search, advance), seed=recipe.seed)
     trainer = training.connect(settings.train.url)
     with show.bar("train") as advance:
         folders = trainer.train(
             pull(settings.train.base, show), hardened, recipe, _work(settings, snapshot, recipe), lambda now: advance(now.step, now.steps)
         )
-    show.say(f"train     {len(hardened)} pairs; judging {len(folders)} candidates on {len(mined.questions)} held-out questions")
+    mined, kind = material.mined, "labelled " if material.judged_by_people else ""
+    show.say(f"train     {len(hardened)} pairs; judging {len(folders)} candidates on {len(mined.questions)} held-out {kind}questions")
     candidates = {share: Embedder(folder) for share, folder in folders.items()}
-    verdict = gate(incumbent_model, candidates, mined, _scratch_index, settings.retrieve, settings.train.margin)
+    margin = min(settings.train.margin, 0.0) if kind else settings.train.margin  # what people asked does not flatter training
+    verdict = gate(incumbent_model, candidates, mined, _scratch_index, settings.retrieve, margin)
+    verdict = replace(verdict, kind=kind.strip())
+    if material.seen:
+        seen = replace(mined, questions=material.seen)
+        apart = gate(incumbent_model, {verdict.share: candidates[verdict.share]}, seen, _scratch_index, settings.retrieve, margin)
+        show.say(f"train     on {apart.questions} of documents that training knows: {apart.base:.2f} -> {apart.tuned:.2f}")
     if verdict.promoted:
         folder = folders[verdict.share]
         (folder / "report.json").write_bytes(canonical({**asdict(verdict), "incumbent": incumbent_digest, "snapshot": snapshot}))
@@ -352,6 +362,28 @@ def _rolled_back(records: Sequence[Record]) -> set[str]:
 def _work(settings: Settings, snapshot: str, recipe: Recipe) -> Path:
     """Where a run keeps its checkpoint until its verdict is stored."""
     return settings.folder / ".ragstone" / "work" / _digest([snapshot, settings.train.base, asdict(recipe)])[:16]
+
+
+def _labels(settings: Settings, show: Show) -> Labels:
+    """The labels that the settings name; none when they name none."""
+    from ragstone.corpus import labels
+
+    found = labels.read([settings.folder / path for path in settings.train.pairs])
+    if settings.train.pairs:
+        show.say(f"labels    {found}")
+        _report(settings, found.unusable, show)
+    return found
+
+
+def _report(settings: Settings, unusable: Sequence[Unusable], show: Show) -> None:
+    """Say which labels can't be used, in one line; with `corpus.strict` they end the run."""
+    if not unusable:
+        return
+    named = "; ".join(f"{one.where} {one.reason}" for one in unusable[:5])
+    text = f"{len(unusable)} labels can't be used: {named}" + ("; …" if len(unusable) > 5 else "")
+    if settings.corpus.strict:
+        raise TrainError(text, "mend or remove them, or run without --strict to leave them out")
+    show.say(f"labels    {text}")
 
 
 def _recipe(settings: Settings) -> Recipe:

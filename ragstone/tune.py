@@ -178,7 +178,7 @@ class Run:
         documents = self._vectors(read, self.recipe.document_tokens)
         near = self._near([pair.question for pair in batch], passages)
         own = torch.eye(len(batch), len(passages), dtype=torch.bool)
-        left_out = (near >= near.diagonal().unsqueeze(1)) & ~own
+        left_out = ((near >= near.diagonal().unsqueeze(1)) | answers(batch, passages)) & ~own
         scores = self.recipe.scale * (questions @ documents.T)
         scores = scores.masked_fill(left_out.to(self.device), -math.inf)
         return nn.cross_entropy(scores, torch.arange(len(batch), device=self.device))
@@ -318,6 +318,12 @@ class Encoder:
     def _norm(self, at: str, states: Tensor) -> Tensor:
         weight, bias = self.weights[f"{at}.LayerNorm.weight"], self.weights[f"{at}.LayerNorm.bias"]
         return nn.layer_norm(states.float(), weight.shape, weight, bias, self.epsilon)
+
+
+def answers(batch: Sequence[Pair], passages: Sequence[str]) -> Tensor:
+    """Which passages are known to answer which question, [questions, passages]."""
+    known = [{pair.positive, *pair.answers} for pair in batch]
+    return torch.tensor([[passage in its for passage in passages] for its in known])
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

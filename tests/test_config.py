@@ -29,6 +29,12 @@ def test_values_from_the_environment_are_read_as_the_settings_type(tmp_path: Pat
     assert settings.train.minutes == 2.5
 
 
+def test_a_list_is_a_list_in_the_file_and_has_commas_in_the_environment(tmp_path: Path) -> None:
+    write(tmp_path, "[train]\npairs = ['clicks.jsonl', 'judged']\n")
+    assert config.load(tmp_path, {}).train.pairs == ("clicks.jsonl", "judged")
+    assert config.load(tmp_path, {"RAGSTONE_TRAIN_PAIRS": "a.csv, b.csv"}).train.pairs == ("a.csv", "b.csv")
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -38,6 +44,7 @@ def test_values_from_the_environment_are_read_as_the_settings_type(tmp_path: Pat
         ("[retrieve]\ntop_k = true\n", "True is not a whole number"),
         ("[corpus]\nstrict = 3\n", "3 is not true or false"),
         ("[corpus]\ngroups = 'hr'\n", "is not a list of"),
+        ("[train]\npairs = 3\n", "3 is not a list like"),
         ("retrieve = 3\n", "must be a table"),
         ("[retrieve\n", "is not TOML"),
     ],

@@ -18,9 +18,21 @@ from safetensors.numpy import load_file, save_file
 from ragstone import embedder, evaluate, weights
 from ragstone.config import Retrieve
 from ragstone.corpus import Chunk
-from ragstone.corpus.pairs import Mined, mine
+from ragstone.corpus.pairs import Mined, Question, mine
 from ragstone.embedder import Card, Embedder
-from ragstone.evaluate import Interval, Verdict, fit_calibration, foreign_questions, gate, judge, mrr, ndcg, paired_bootstrap, recall
+from ragstone.evaluate import (
+    Interval,
+    Verdict,
+    answered,
+    fit_calibration,
+    foreign_questions,
+    gate,
+    judge,
+    mrr,
+    ndcg,
+    paired_bootstrap,
+    recall,
+)
 from ragstone.index import Index, Vectors, local
 from ragstone.retrieve import Calibration, Retriever
 from tests.topics import topics
@@ -48,6 +60,19 @@ def test_ndcg_lies_between_zero_and_one(ranked: list[str], relevant: dict[str, f
 def test_recall_is_the_share_of_the_relevant_that_is_found() -> None:
     assert recall(["a", "x", "b"], {"a": 1, "b": 1, "c": 1, "d": 0}, 3) == pytest.approx(2 / 3)
     assert recall(["a"], {}) == 0.0
+
+
+def test_a_held_out_question_is_scored_by_its_grades() -> None:
+    question = Question("what?", "d", ("a", "b"), grades=(2.0, 1.0))
+    assert answered(["a", "b"], question) == 1.0
+    assert answered(["b", "a"], question) == ndcg(["b", "a"], {"a": 2.0, "b": 1.0})
+    assert answered(["b"], Question("what?", "d", ("a", "b"))) == ndcg(["b"], {"a": 1.0, "b": 1.0})
+
+
+def test_one_chunk_of_a_document_labelled_as_a_whole_is_enough() -> None:
+    question = Question("what?", "d", ("a1", "a2", "a3", "b"), targets=("a1", "a1", "a1", "b"))
+    assert answered(["a2", "a3", "a1", "b"], question) == 1.0
+    assert answered(["x", "a2"], question) == ndcg(["x", "a"], {"a": 1.0, "b": 1.0})
 
 
 def test_mrr_is_one_over_the_rank_of_the_first_relevant() -> None:
@@ -93,6 +118,11 @@ def test_no_questions_give_no_gain() -> None:
 def test_a_promotion_reads_as_one_line() -> None:
     verdict = Verdict(True, base=0.512, tuned=0.583, gain=0.071, low=0.0312, high=0.1099, questions=300, margin=0.02)
     assert str(verdict) == "nDCG@10 on held-out questions 0.51 -> 0.58, +0.07 [0.03, 0.11]: promoted"
+
+
+def test_a_verdict_of_labels_says_so() -> None:
+    verdict = Verdict(True, base=0.5, tuned=0.6, gain=0.1, low=0.05, high=0.15, questions=90, kind="labelled")
+    assert str(verdict) == "nDCG@10 on held-out labelled questions 0.50 -> 0.60, +0.10 [0.05, 0.15]: promoted"
 
 
 def test_a_refusal_says_that_the_base_stays() -> None:

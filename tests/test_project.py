@@ -14,8 +14,9 @@ import pytest
 
 from ragstone import config, project, release, store
 from ragstone.config import Settings
+from ragstone.corpus import labels
 from ragstone.corpus.snapshot import load as load_snapshot
-from ragstone.errors import CorpusError
+from ragstone.errors import CorpusError, TrainError
 from ragstone.show import Silence
 from ragstone.store import Store
 
@@ -167,6 +168,55 @@ def test_a_model_that_passes_the_gate_is_put_in_force_once_and_stays_back_when_r
     project.train(lenient, opened, Silence())
     assert project.build(lenient, opened, Silence()).id == first.id
     assert len(release.history(opened, "production")) == 3
+
+
+PARTS = ["rotor", "gasket", "flange", "nozzle", "impeller", "casing", "sleeve", "coupling"]
+
+
+@pytest.fixture
+def labelled(settings: Settings, tmp_path: Path) -> Settings:
+    """Forty short documents, four questions of people about each, and settings under which whatever training gives passes."""
+    (tmp_path / "docs").mkdir()
+    records = []
+    for unit in range(40):
+        part = f"{PARTS[unit % 8]} of unit {unit}"
+        text = f"# Unit {unit}\n\nThe {part} is replaced after {unit + 11} months and weighs {unit} kg.\n"
+        (tmp_path / "docs" / f"unit-{unit}.md").write_text(text)
+        asked = [f"When is the {part} due?", f"How heavy is the {part}?", f"{part} interval", f"mass of the {part} in kg"]
+        records += [{"question": question, "document": f"unit-{unit}.md", "thumb": "up"} for question in asked]
+    (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return config.override(settings, "train", pairs=("log.jsonl",), margin=-1.0, minutes=0.02, epochs=1)
+
+
+@pytest.mark.slow
+def test_labels_train_and_judge_and_the_model_names_them(labelled: Settings, opened: Store, tmp_path: Path) -> None:
+    first = project.build(labelled, opened, Silence())
+    said = Lines()
+    verdict = project.train(labelled, opened, said)
+    assert (verdict.promoted, verdict.kind, verdict.questions, verdict.margin) == (True, "labelled", 60, -1.0)
+    assert "on held-out labelled questions" in str(verdict)
+    assert any(line.startswith("labels    160 questions with 160 answers") for line in said.lines), said.lines
+    (model,) = {stat.key.split("/")[1] for stat in opened.list("models/")} - {first.model}
+    card = json.loads((store.fetch(opened, f"models/{model}") / "card.json").read_bytes())
+    assert card["lineage"]["recipe"]["labels"] == labels.read([tmp_path / "log.jsonl"]).digest
+
+    assert project.train(labelled, opened, Silence()) == verdict
+    before = {stat.key for stat in opened.list("verdicts/")}
+    (tmp_path / "log.jsonl").write_text("")
+    assert "held-out questions" in project.train(labelled, opened, Silence()).reason  # the documents alone are too few
+    assert len({stat.key for stat in opened.list("verdicts/")} - before) == 1
+
+
+def test_labels_that_can_not_be_used_are_named_and_strict_makes_them_fatal(settings: Settings, opened: Store, manuals: Path) -> None:
+    project.build(settings, opened, Silence())
+    (settings.folder / "pairs.csv").write_text("question,document\nHow long is it primed?,pump.md\nWho?,lost.md\n,pump.md\n")
+    with_pairs = config.override(settings, "train", pairs=("pairs.csv",))
+    said = Lines()
+    assert not project.train(with_pairs, opened, said).promoted
+    assert "labels    1 labels can't be used: pairs.csv:4 has no question" in said.lines
+    assert "labels    1 labels can't be used: pairs.csv:3 the corpus has no chunk, document or passage 'lost.md'" in said.lines
+    with pytest.raises(TrainError, match=r"pairs\.csv:4 has no question"):
+        project.train(config.override(with_pairs, "corpus", strict=True), opened, Silence())
 
 
 def test_groups_of_the_settings_reach_the_chunks(settings: Settings, opened: Store, manuals: Path) -> None:

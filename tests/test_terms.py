@@ -39,8 +39,9 @@ def space(model: Path) -> Terms:
     return terms.learn(TEXTS, Embedder(model, threads=1).documents(TEXTS[:200]))
 
 
-def test_words_that_stand_with_the_same_words_are_near_though_they_never_meet() -> None:
+def test_words_that_stand_with_the_same_words_are_near_though_they_never_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """No text has both "booster" and "turbopump"; what they share is their company."""
+    monkeypatch.setattr(terms, "DIMENSIONS", 2)
     found = terms.learn(MACHINES + BREAD, unit(18, 16)).encode(["booster", "turbopump", "rye"])
     assert found[0] @ found[1] > found[0] @ found[2] + 0.2
 

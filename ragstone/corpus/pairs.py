@@ -41,6 +41,8 @@ class Pair:
     positive: str
     negatives: tuple[str, ...] = ()
     kind: str = ""
+    answers: tuple[str, ...] = ()
+    """Other passages that are known to answer it: never taken for a negative."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Question:
     document: str
     relevant: tuple[str, ...]
     kind: str = ""
+    grades: tuple[float, ...] = ()
+    """How good an answer each of `relevant` is; all alike when empty."""
+    targets: tuple[str, ...] = ()
+    """What each of `relevant` stands for: of a document that was labelled as a whole, one chunk is enough. Empty: each for itself."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Mined:
 
 def mine(chunks: Sequence[Chunk], *, limit: int = 2_400, questions: int = 600, seed: int = 17) -> Mined:
     """Training pairs (at most `limit`) and held-out questions from different documents. Equal arguments, equal result."""
-    unit = _unit(chunks)
+    unit = unit_of(chunks)
     units = {unit(chunk) for chunk in chunks}
     if len(units) < UNITS:
         return Mined((), (), tuple(chunks), f"the corpus has {len(units)} documents or sections; {UNITS} are needed to keep some out")
@@ -81,8 +87,8 @@ def mine(chunks: Sequence[Chunk], *, limit: int = 2_400, questions: int = 600, s
 def harden(pairs: Sequence[Pair], chunks: Sequence[Chunk], search: Search, *, count: int = 1, seed: int = 17) -> tuple[Pair, ...]:
     """The pairs with `count` hard negatives each: ranks 4-40 of `search`, clearly farther from the question than the positive.
 
-    Never a passage of the same section of the same document, and never one whose cosine reaches 0.95 of the positive's: such a
-    passage often answers the question too.
+    Those that a pair comes with are taken first. Never a passage of the same section of the same document, and never one whose cosine
+    reaches 0.95 of the positive's: such a passage often answers the question too.
     """
     by_id = {chunk.id: chunk for chunk in chunks}
     draw = random.Random(f"negatives {seed}")
@@ -126,7 +132,7 @@ def _is_prose(text: str) -> bool:
     return letters >= 0.9 * len(text) and "  " not in text.replace("\n", " ").strip()
 
 
-def _unit(chunks: Sequence[Chunk]) -> Callable[[Chunk], str]:
+def unit_of(chunks: Sequence[Chunk]) -> Callable[[Chunk], str]:
     """What the split keeps whole: a document, or in a corpus of few documents a section of one."""
     if len({chunk.document for chunk in chunks}) >= UNITS:
         return lambda chunk: chunk.document
@@ -331,14 +337,20 @@ def _sentence_question(chunk: Chunk, once: Callable[[str], bool], draw: random.R
 def _negatives(
     pair: Pair, by_id: Mapping[str, Chunk], found: Sequence[tuple[str, float]], count: int, draw: random.Random
 ) -> tuple[str, ...]:
-    own = by_id[pair.chunk]
+    own = by_id.get(pair.chunk)
     cosine = dict(found).get(pair.chunk, math.inf)
     far = [
         by_id[id].context
         for id, score in found[3:40]
-        if score < 0.95 * cosine and (by_id[id].document, by_id[id].path) != (own.document, own.path) and by_id[id].text != own.text
+        if score < 0.95 * cosine and not (own and _alike(by_id[id], own)) and by_id[id].context not in (pair.positive, *pair.answers)
     ]
-    return tuple(draw.sample(far, min(count, len(far))))
+    known = draw.sample(pair.negatives, min(count, len(pair.negatives)))
+    return (*known, *draw.sample(far, min(count - len(known), len(far))))
+
+
+def _alike(one: Chunk, other: Chunk) -> bool:
+    """Whether they are of one section, or copies."""
+    return (one.document, one.path) == (other.document, other.path) or one.text == other.text
 
 
 def _unsuitable(pairs: Sequence[Pair], questions: Sequence[Question]) -> str:

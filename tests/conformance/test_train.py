@@ -115,6 +115,15 @@ def test_the_minutes_cut_a_run_short_and_still_give_candidates(trainer: Trainer,
     assert (tmp_path / "candidate-0.5" / "model.onnx").is_file()
 
 
+def test_a_passage_that_is_known_to_answer_is_no_negative(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    """With every other passage of the batch known to answer too, only its own is left: there is nothing to learn."""
+    texts = tuple(pair.positive for pair in pairs())
+    known = [replace(pair, answers=texts, negatives=()) for pair in pairs()]
+    seen: list[Progress] = []
+    trainer.train(base, known, SHORT, tmp_path, seen.append)
+    assert {now.loss for now in seen} == {0.0}
+
+
 def test_no_pairs_are_an_error_that_says_so(trainer: Trainer, base: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="no pairs"):
         trainer.train(base, [], SHORT, tmp_path, lambda now: None)

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class Embedder:
     """A model folder, loaded. Safe to use from several threads; `threads` bounds the cores of one call, 0 takes all."""
 
     def __init__(self, folder: Path, digest: str = "", threads: int = 0) -> None:
+        self.folder = folder
         self.card = read_card(folder)
         self.digest = digest or globals()["digest"](folder)
         self.dimensions = self.card.dimensions
@@ -72,13 +74,18 @@ class Embedder:
         self._session = _session(folder / "model.onnx")
         self._terms = terms.load(folder)
 
+    @cached_property
+    def encoder(self) -> str:
+        """The digest of the transformer alone: models that differ in their term space share it."""
+        return _digest(self.folder, WEIGHTS)
+
     def queries(self, texts: Sequence[str]) -> Vectors:
         """One unit vector for each question, float32 [n, dimensions]."""
-        return self._joined(self._encode(self.card.query_prefix, texts, None), texts)
+        return self.joined(self._encode(self.card.query_prefix, texts, None), texts)
 
     def documents(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> Vectors:
         """One unit vector for each passage, float32 [n, dimensions]. `progress` is told how many are done."""
-        return self._joined(self._encode(self.card.document_prefix, texts, progress), texts)
+        return self.joined(self._encode(self.card.document_prefix, texts, progress), texts)
 
     def passages(self, views: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None) -> Vectors:
         """One unit vector for each passage from its views, the whole and then its windows: half the whole, half the windows' mean.
@@ -86,6 +93,10 @@ class Embedder:
         It found as much as the best of the whole and of each window does, which takes a vector for every view. `progress` is told how
         many views are done.
         """
+        return self.joined(self.plain(views, progress), [each[0] for each in views])
+
+    def plain(self, views: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None) -> Vectors:
+        """The passages without the term space: equal for all models of one `encoder`."""
         vectors = np.empty((len(views), self.dimensions), np.float32)
         done = 0
         for start in range(0, len(views), SLAB):
@@ -94,15 +105,15 @@ class Embedder:
             ends = np.cumsum([len(each) for each in slab])
             vectors[start : start + SLAB] = np.stack([_merged(rows) for rows in np.split(encoded, ends[:-1])])
             done += int(ends[-1])
-        return self._joined(vectors, [each[0] for each in views])
+        return vectors
+
+    def joined(self, plain: Vectors, texts: Sequence[str]) -> Vectors:
+        """Plain vectors with what the term space says of their texts, if the model has one."""
+        return self._terms.join(plain, texts) if self._terms and len(texts) else plain
 
     def tokens(self, text: str) -> int:
         """How many tokens of the text the model reads: at most `card.max_tokens`."""
         return len(self._tokenizer.encode(text).ids)
-
-    def _joined(self, vectors: Vectors, texts: Sequence[str]) -> Vectors:
-        """With what the term space says of the texts, if the model has one."""
-        return self._terms.join(vectors, texts) if self._terms and len(texts) else vectors
 
     def _encode(self, prefix: str, texts: Sequence[str], progress: Callable[[int], None] | None) -> Vectors:
         vectors = np.empty((len(texts), self.dimensions), np.float32)
@@ -162,9 +173,13 @@ def finish(folder: Path, card: Card) -> str:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 over what the vectors depend on: the weight files and the card's pooling, prefixes and max_tokens. Not the graph."""
+    """SHA-256 over what the vectors depend on: weights, term space, the card's pooling, prefixes and max_tokens. Not the graph."""
+    return _digest(folder, (*WEIGHTS, terms.FILE) if (folder / terms.FILE).is_file() else WEIGHTS)
+
+
+def _digest(folder: Path, files: Sequence[str]) -> str:
     card = read_card(folder)
-    parts = {file: sha256(folder / file) for file in (*WEIGHTS, terms.FILE) if file in WEIGHTS or (folder / file).is_file()}
+    parts = {file: sha256(folder / file) for file in files}
     use = [card.pooling, card.max_tokens, card.query_prefix, card.document_prefix]
     return hashlib.sha256(json.dumps([parts, use], sort_keys=True).encode()).hexdigest()
 

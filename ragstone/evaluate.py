@@ -151,8 +151,9 @@ def gate(
     if mined.unsuitable or not candidates:
         return Verdict(promoted=False, reason=mined.unsuitable or "training gave no candidate")
     chunks = _sample(mined, limit, seed)
-    base = retrieval_scores(incumbent, chunks, mined.questions, build, settings)
-    tuned = {share: retrieval_scores(candidate, chunks, mined.questions, build, settings) for share, candidate in candidates.items()}
+    known: dict[str, Vectors] = {}
+    base = retrieval_scores(incumbent, chunks, mined.questions, build, settings, known)
+    tuned = {share: retrieval_scores(candidate, chunks, mined.questions, build, settings, known) for share, candidate in candidates.items()}
     return judge(base, tuned, [question.document for question in mined.questions], margin, seed)
 
 
@@ -176,10 +177,20 @@ def judge(base: Floats, tuned: Mapping[float, Floats], documents: Sequence[str],
 
 
 def retrieval_scores(
-    embedder: Embedder, chunks: Sequence[Chunk], questions: Sequence[Question], build: Build, settings: Retrieve
+    embedder: Embedder,
+    chunks: Sequence[Chunk],
+    questions: Sequence[Question],
+    build: Build,
+    settings: Retrieve,
+    known: dict[str, Vectors],
 ) -> Floats:
-    """Each question's nDCG@10 under the shipped retriever over an index of these chunks; zeros for a model whose vectors are no numbers."""
-    vectors = embedder.passages([views(chunk) for chunk in chunks])
+    """Each question's nDCG@10 under the shipped retriever over an index of these chunks; zeros for a model whose vectors are no numbers.
+
+    `known` keeps the chunks' plain vectors by encoder: models that differ in their term space alone need them once.
+    """
+    if embedder.encoder not in known:
+        known[embedder.encoder] = embedder.plain([views(chunk) for chunk in chunks])
+    vectors = embedder.joined(known[embedder.encoder], [chunk.context for chunk in chunks])
     if not np.isfinite(vectors).all():
         return np.zeros(len(questions))
     everyone = tuple(sorted({group for chunk in chunks for group in chunk.groups}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from ragstone.config import Settings
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.errors import Conflict, CorpusError, TrainError
 from ragstone.release import Record, Release, canonical
-from ragstone.show import Advance, Show, Silence
+from ragstone.show import Show, Silence
 from ragstone.store import Store
 
 if TYPE_CHECKING:
@@ -294,23 +293,19 @@ def _train_and_judge(
     settings: Settings, store: Store, chunks: Sequence[Chunk], material: Material, recipe: Recipe, snapshot: str, show: Show
 ) -> tuple[Verdict, str]:
     """The verdict, and the digest of the published winner or nothing."""
-    from ragstone import train as training
+    from ragstone.candidates import Base, make
     from ragstone.embedder import Embedder
     from ragstone.evaluate import gate
 
     incumbent_digest = incumbent(settings, store, show)
     incumbent_model = open_model(store, incumbent_digest)
     index_digest = index(settings, store, snapshot, incumbent_digest, show)
+    work = _work(settings, snapshot, recipe)
     search = _search(settings, store, index_digest, incumbent_model)
-    with show.bar("mine") as advance:
-        hardened = material.pairs(chunks, _counted(search, advance), seed=recipe.seed)
-    trainer = training.connect(settings.train.url)
-    with show.bar("train") as advance:
-        folders = trainer.train(
-            pull(settings.train.base, show), hardened, recipe, _work(settings, snapshot, recipe), lambda now: advance(now.step, now.steps)
-        )
+    base = Base(settings.train.base, pull(settings.train.base, show))
+    folders = make(base, chunks, material, recipe, search, work, settings.train.url, show)
     mined, kind = material.mined, "labelled " if material.judged_by_people else ""
-    show.say(f"train     {len(hardened)} pairs; judging {len(folders)} candidates on {len(mined.questions)} held-out {kind}questions")
+    show.say(f"train     judging {len(folders)} candidates on {len(mined.questions)} held-out {kind}questions")
     candidates = {share: Embedder(folder) for share, folder in folders.items()}
     margin = min(settings.train.margin, 0.0) if kind else settings.train.margin  # what people asked does not flatter training
     verdict = gate(incumbent_model, candidates, mined, _scratch_index, settings.retrieve, margin)
@@ -389,7 +384,8 @@ def _report(settings: Settings, unusable: Sequence[Unusable], show: Show) -> Non
 def _recipe(settings: Settings) -> Recipe:
     from ragstone.train import Recipe
 
-    return Recipe(epochs=settings.train.epochs, minutes=settings.train.minutes, seed=settings.train.seed)
+    chosen = settings.train
+    return Recipe(epochs=chosen.epochs, minutes=chosen.minutes, seed=chosen.seed, mined=chosen.mined)
 
 
 def _retriever(settings: Settings, index: Index, model: Embedder, calibration: Calibration) -> Retriever:
@@ -422,17 +418,6 @@ def _search(settings: Settings, store: Store, index: str, model: Embedder) -> Se
         return [(hit.chunk, hit.dense) for hit in ranked]
 
     return search
-
-
-def _counted(search: Search, advance: Advance) -> Search:
-    """The same search, each call one step of a bar."""
-    calls = itertools.count(1)
-
-    def counted(question: str, limit: int) -> Sequence[tuple[str, float]]:
-        advance(next(calls))
-        return search(question, limit)
-
-    return counted
 
 
 def _scratch_index(chunks: Sequence[Chunk], vectors: Vectors) -> Index:

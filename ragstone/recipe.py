@@ -24,6 +24,8 @@ class Recipe:
     interpolations: tuple[float, ...] = (0.5, 0.75)
     """Shares of the tuned weights in each candidate; the rest is the base."""
     seed: int = 17
+    mined: bool = False
+    """Whether the weights learn from mined questions where there are no labels."""
     labels: str = ""
     """The digest of the labels that the pairs were made from; empty without labels."""
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragstone.analyser import analyser
-from ragstone.errors import TrainError, WeightsError
+from ragstone.errors import WeightsError
 
 FILE = "terms.safetensors"
 DIMENSIONS = 256
@@ -90,17 +90,17 @@ def load(folder: Path) -> Terms | None:
         raise WeightsError(f"can't read {folder / FILE}: {error}", "ragstone train") from error
 
 
-def learn(texts: Sequence[str], dense: Floats, seed: int = 17) -> Terms:
+def learn(texts: Sequence[str], dense: Floats, seed: int = 17) -> Terms | None:
     """The term space of a corpus, joined to a transformer whose vectors of the first texts are `dense`, [n, dimensions].
 
-    A thousand of those are enough. Raises `TrainError` when the texts share too few words.
+    A thousand of those are enough, if the order of the texts is none. None when the texts share too few words.
     """
     counted = count(texts)
     having = Counter(word for counts in counted for word in counts)
     words = tuple(sorted(word for word, texts in having.most_common(MAX_TERMS) if texts > 1))
     dimensions = min(DIMENSIONS, len(texts) // 4, len(words) // 4)
     if dimensions < 2:
-        raise TrainError(f"{len(texts)} passages share {len(words)} words: too few to learn from", "add documents")
+        return None
     rarity = np.array([math.log1p((len(texts) - having[word] + 0.5) / (having[word] + 0.5)) for word in words], np.float32)
     axes = _axes(counted, {word: row for row, word in enumerate(words)}, rarity, dimensions, seed)
     vectors = (rarity[:, None] * axes).astype(np.float16)
@@ -135,7 +135,9 @@ def _axes(counted: Counts, rows: Mapping[str, int], rarity: Floats, dimensions: 
 
 
 def _turn(joined: Floats, dimensions: int) -> Floats:
-    """The main axes of the joined vectors, as columns, the widest first."""
-    _, axes = np.linalg.eigh(joined.T.astype(np.float64) @ joined)
+    """The main axes of the joined vectors, as columns, the widest first; where they say nothing, the transformer's own."""
+    spread = joined.T.astype(np.float64) @ joined
+    spread[np.diag_indices(dimensions)] += 1e-6 * len(joined)
+    _, axes = np.linalg.eigh(spread)
     found: Floats = np.ascontiguousarray(axes[:, ::-1][:, :dimensions], np.float32)
     return found

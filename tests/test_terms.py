@@ -11,7 +11,7 @@ import pytest
 from ragstone import embedder, terms
 from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
-from ragstone.errors import TrainError, WeightsError
+from ragstone.errors import WeightsError
 from ragstone.terms import Terms
 from tests.tiny import tiny
 from tests.topics import topics
@@ -29,6 +29,12 @@ def unit(rows: int, width: int, seed: int = 4) -> np.ndarray[tuple[int, ...], np
     return found
 
 
+def learned(texts: list[str], dense: terms.Floats) -> Terms:
+    found = terms.learn(texts, dense)
+    assert found is not None
+    return found
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny(tmp_path_factory.mktemp("model"))
@@ -36,13 +42,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def space(model: Path) -> Terms:
-    return terms.learn(TEXTS, Embedder(model, threads=1).documents(TEXTS[:200]))
+    return learned(TEXTS, Embedder(model, threads=1).documents(TEXTS[:200]))
 
 
 def test_words_that_stand_with_the_same_words_are_near_though_they_never_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """No text has both "booster" and "turbopump"; what they share is their company."""
     monkeypatch.setattr(terms, "DIMENSIONS", 2)
-    found = terms.learn(MACHINES + BREAD, unit(18, 16)).encode(["booster", "turbopump", "rye"])
+    found = learned(MACHINES + BREAD, unit(18, 16)).encode(["booster", "turbopump", "rye"])
     assert found[0] @ found[1] > found[0] @ found[2] + 0.2
 
 
@@ -69,22 +75,29 @@ def test_the_turn_keeps_what_both_cosines_say(space: Terms, model: Path) -> None
 
 
 def test_learning_is_repeatable(model: Path, space: Terms) -> None:
-    again = terms.learn(TEXTS, Embedder(model, threads=1).documents(TEXTS[:200]))
+    again = learned(TEXTS, Embedder(model, threads=1).documents(TEXTS[:200]))
     assert again.words == space.words
     np.testing.assert_array_equal(again.vectors, space.vectors)
     np.testing.assert_array_equal(again.turn, space.turn)
 
 
 def test_a_word_of_a_single_text_is_left_out() -> None:
-    found = terms.learn([*MACHINES, *BREAD, "A zymurgist."], unit(19, 16))
+    found = learned([*MACHINES, *BREAD, "A zymurgist."], unit(19, 16))
     assert "zymurgist" not in found.words
     assert {"rotor", "dough"} <= set(found.words)
 
 
 @pytest.mark.parametrize("texts", [["one two three"], ["a b c", "d e f", "g h i"], []])
-def test_too_little_text_is_an_error_that_says_so(texts: list[str]) -> None:
-    with pytest.raises(TrainError, match="too few to learn from"):
-        terms.learn(texts, unit(len(texts), 8))
+def test_from_too_little_text_nothing_is_learned(texts: list[str]) -> None:
+    assert terms.learn(texts, unit(len(texts), 8)) is None
+
+
+def test_a_corpus_of_fewer_passages_than_dimensions_keeps_what_the_transformer_says() -> None:
+    dense = unit(18, 64)
+    found = learned(MACHINES + BREAD, dense)
+    fresh = unit(50, 64, seed=9)
+    joined = found.join(fresh, ["zzyzx"] * 50)
+    assert np.corrcoef((joined @ joined.T).ravel(), (fresh @ fresh.T).ravel())[0, 1] > 0.95
 
 
 def test_what_is_saved_is_what_is_loaded(space: Terms, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""From a base model and what a corpus teaches to candidate models, for the gate to judge. It knows neither the store nor the gate."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ragstone import embedder, terms, train
+from ragstone.corpus import Chunk
+from ragstone.corpus.labelled import Material
+from ragstone.corpus.pairs import Search
+from ragstone.recipe import Recipe
+from ragstone.show import Advance, Show
+
+SAMPLE = 1_000
+"""Passages that the turn of a term space is fitted to."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that training starts from: its name, and its weights in Sentence-Transformers' layout."""
+
+    name: str
+    folder: Path
+
+
+def make(
+    base: Base, chunks: Sequence[Chunk], material: Material, recipe: Recipe, search: Search, work: Path, url: str, show: Show
+) -> dict[float, Path]:
+    """Model folders below `work` by their share of trained weights, all joined to the term space of the corpus.
+
+    Share 0 is the base's own weights. The others are there with labels, or where the recipe has the weights learn from mined questions.
+    """
+    folders = {0.0: _untrained(base, work / "candidate-0", recipe)}
+    if material.train or recipe.mined:
+        folders |= _trained(base, chunks, material, recipe, search, work, url, show)
+    texts = [chunk.context for chunk in material.mined.judged]
+    for folder in folders.values():
+        _learn_terms(folder, texts, recipe.seed, show)
+    return folders
+
+
+def _untrained(base: Base, folder: Path, recipe: Recipe) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    embedder.prepare(base.folder, folder, name=f"{base.name}-tuned", base=base.name, lineage={"recipe": asdict(recipe), "share": 0.0})
+    return folder
+
+
+def _trained(
+    base: Base, chunks: Sequence[Chunk], material: Material, recipe: Recipe, search: Search, work: Path, url: str, show: Show
+) -> dict[float, Path]:
+    with show.bar("mine") as advance:
+        pairs = material.pairs(chunks, _counted(search, advance), seed=recipe.seed)
+    show.say(f"train     {len(pairs)} pairs")
+    with show.bar("train") as advance:
+        return train.connect(url).train(base.folder, pairs, recipe, work, lambda now: advance(now.step, now.steps))
+
+
+def _learn_terms(folder: Path, texts: Sequence[str], seed: int, show: Show) -> None:
+    """Join the term space of the texts to the model in the folder; of too few texts there is none."""
+    drawn = random.Random(seed).sample(texts, len(texts))
+    with show.bar("terms", min(SAMPLE, len(drawn))) as advance:
+        learned = terms.learn(drawn, embedder.Embedder(folder).documents(drawn[:SAMPLE], advance), seed)
+    if learned:
+        learned.save(folder)
+        show.say(f"terms     {len(learned.words)} words of {len(texts)} passages, in {learned.vectors.shape[1]} dimensions")
+
+
+def _counted(search: Search, advance: Advance) -> Search:
+    """The same search, each call one step of a bar."""
+    calls = itertools.count(1)
+
+    def counted(question: str, limit: int) -> Sequence[tuple[str, float]]:
+        advance(next(calls))
+        return search(question, limit)
+
+    return counted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,20 +28,37 @@ class Base:
     folder: Path
 
 
-def make(
-    base: Base, chunks: Sequence[Chunk], material: Material, recipe: Recipe, search: Search, work: Path, url: str, show: Show
-) -> dict[float, Path]:
-    """Model folders below `work` by their share of trained weights, all joined to the term space of the corpus.
+@dataclass(frozen=True)
+class Corpus:
+    """What there is to learn from, and how it is searched for that."""
 
-    Share 0 is the base's own weights. The others are there with labels, or where the recipe has the weights learn from mined questions.
+    chunks: Sequence[Chunk]
+    material: Material
+    search: Search
+    """By words, with the incumbent's cosines: hard negatives come from here."""
+    teacher: Callable[[Path], Search]
+    """As the whole retriever does with the model in a folder, with fused scores."""
+
+
+def make(base: Base, corpus: Corpus, recipe: Recipe, work: Path, url: str, show: Show) -> dict[float, Path]:
+    """Candidates below `work` by their share of trained weights, all joined to the term space of the corpus; share 0 has the base's own.
+
+    The candidate of share 0 is the teacher of the others: it ranks, as part of the whole retriever, what they learn to find alone.
     """
-    folders = {0.0: _untrained(base, work / "candidate-0", recipe)}
-    if material.train or recipe.mined:
-        folders |= _trained(base, chunks, material, recipe, search, work, url, show)
-    texts = [chunk.context for chunk in material.mined.judged]
-    for folder in folders.values():
+    texts = [chunk.context for chunk in corpus.material.mined.judged]
+    untrained = _untrained(base, work / "candidate-0", recipe)
+    _learn_terms(untrained, texts, recipe.seed, show)
+    with show.bar("mine") as advance:
+        search, rank = (_counted(found, advance) for found in (corpus.search, corpus.teacher(untrained)))
+        pairs = corpus.material.pairs(corpus.chunks, search, rank, seed=recipe.seed)
+    trained: dict[float, Path] = {}
+    if pairs:
+        with show.bar("train") as advance:
+            trained = train.connect(url).train(base.folder, pairs, recipe, work, lambda now: advance(now.step, now.steps))
+    show.say(f"train     {len(pairs)} pairs")
+    for folder in trained.values():
         _learn_terms(folder, texts, recipe.seed, show)
-    return folders
+    return {0.0: untrained, **trained}
 
 
 def _untrained(base: Base, folder: Path, recipe: Recipe) -> Path:
@@ -49,16 +66,6 @@ def _untrained(base: Base, folder: Path, recipe: Recipe) -> Path:
     folder.mkdir(parents=True)
     embedder.prepare(base.folder, folder, name=f"{base.name}-tuned", base=base.name, lineage={"recipe": asdict(recipe), "share": 0.0})
     return folder
-
-
-def _trained(
-    base: Base, chunks: Sequence[Chunk], material: Material, recipe: Recipe, search: Search, work: Path, url: str, show: Show
-) -> dict[float, Path]:
-    with show.bar("mine") as advance:
-        pairs = material.pairs(chunks, _counted(search, advance), seed=recipe.seed)
-    show.say(f"train     {len(pairs)} pairs")
-    with show.bar("train") as advance:
-        return train.connect(url).train(base.folder, pairs, recipe, work, lambda now: advance(now.step, now.steps))
 
 
 def _learn_terms(folder: Path, texts: Sequence[str], seed: int, show: Show) -> None:

@@ -65,8 +65,6 @@ class Train:
     """The lower bound of the held-out gain must exceed this on mined questions; people's own need no more than 0."""
     pairs: tuple[str, ...] = ()
     """Labels: JSONL, CSV or TSV files and BEIR folders, below the project folder; in the environment with commas between them."""
-    mined: bool = False
-    """Without labels, train the weights on questions mined from the documents too; where it was measured it lost or won nothing."""
 
 
 @dataclass(frozen=True)

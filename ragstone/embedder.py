@@ -74,6 +74,11 @@ class Embedder:
         self._session = _session(folder / "model.onnx")
         self._terms = terms.load(folder)
 
+    @property
+    def has_terms(self) -> bool:
+        """Whether a term space is part of it."""
+        return self._terms is not None
+
     @cached_property
     def encoder(self) -> str:
         """The digest of the transformer alone: models that differ in their term space share it."""

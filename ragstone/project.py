@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -201,7 +202,7 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
 
     digest = snapshot(settings, store, Silence())
     labels = _labels(settings, show)
-    recipe = replace(_recipe(settings), labels=labels.digest if labels.labels else "")
+    recipe = _recipe(settings, labels)
     key = f"verdicts/{_digest([digest, settings.train.base, asdict(recipe), asdict(settings.retrieve), settings.train.margin])}.json"
     if not store.stat(key):
         chunks = snapshots.load(store, digest).chunks
@@ -293,7 +294,7 @@ def _train_and_judge(
     settings: Settings, store: Store, chunks: Sequence[Chunk], material: Material, recipe: Recipe, snapshot: str, show: Show
 ) -> tuple[Verdict, str]:
     """The verdict, and the digest of the published winner or nothing."""
-    from ragstone.candidates import Base, make
+    from ragstone.candidates import Base, Corpus, make
     from ragstone.embedder import Embedder
     from ragstone.evaluate import gate
 
@@ -301,9 +302,11 @@ def _train_and_judge(
     incumbent_model = open_model(store, incumbent_digest)
     index_digest = index(settings, store, snapshot, incumbent_digest, show)
     work = _work(settings, snapshot, recipe)
-    search = _search(settings, store, index_digest, incumbent_model)
+    opened = _open_index(store, index_digest)
+    teacher = partial(_teacher, settings, chunks, _plain(opened, incumbent_model, chunks))
+    corpus = Corpus(chunks, material, _search(settings, opened, incumbent_model), teacher)
     base = Base(settings.train.base, pull(settings.train.base, show))
-    folders = make(base, chunks, material, recipe, search, work, settings.train.url, show)
+    folders = make(base, corpus, recipe, work, settings.train.url, show)
     mined, kind = material.mined, "labelled " if material.judged_by_people else ""
     show.say(f"train     judging {len(folders)} candidates on {len(mined.questions)} held-out {kind}questions")
     candidates = {share: Embedder(folder) for share, folder in folders.items()}
@@ -381,11 +384,13 @@ def _report(settings: Settings, unusable: Sequence[Unusable], show: Show) -> Non
     show.say(f"labels    {text}")
 
 
-def _recipe(settings: Settings) -> Recipe:
+def _recipe(settings: Settings, labels: Labels) -> Recipe:
+    """Labels are learned from fast and often; what a teacher says of mined questions once and gently, lest the model bend to those."""
     from ragstone.train import Recipe
 
-    chosen = settings.train
-    return Recipe(epochs=chosen.epochs, minutes=chosen.minutes, seed=chosen.seed, mined=chosen.mined)
+    if labels.labels:
+        return Recipe(epochs=settings.train.epochs, minutes=settings.train.minutes, seed=settings.train.seed, labels=labels.digest)
+    return Recipe(epochs=1, minutes=settings.train.minutes, seed=settings.train.seed, learning_rate=2e-5, interpolations=(0.5,))
 
 
 def _retriever(settings: Settings, index: Index, model: Embedder, calibration: Calibration) -> Retriever:
@@ -405,11 +410,35 @@ def groups(settings: Settings) -> tuple[str, ...]:
     return tuple(sorted({PUBLIC, *(group for rule in settings.corpus.groups for group in rule.groups)}))
 
 
-def _search(settings: Settings, store: Store, index: str, model: Embedder) -> Search:
+def _plain(opened: Index, model: Embedder, chunks: Sequence[Chunk]) -> dict[str, Vectors]:
+    """The chunks' plain vectors by encoder, as far as the index in force has them."""
+    from ragstone.index.local import LocalIndex
+
+    if model.has_terms or not isinstance(opened, LocalIndex):
+        return {}
+    known = opened.encoded(chunks)
+    import numpy as np
+
+    return {model.encoder: np.stack([known[chunk.id] for chunk in chunks])} if len(known) == len(chunks) else {}
+
+
+def _teacher(settings: Settings, chunks: Sequence[Chunk], plain: dict[str, Vectors], folder: Path) -> Search:
+    """The whole retriever with the model in `folder`: chunk ids with their fused scores."""
+    from ragstone.corpus.views import views
+    from ragstone.embedder import Embedder
+    from ragstone.retrieve import Calibration
+
+    model = Embedder(folder)
+    vectors = plain[model.encoder] if model.encoder in plain else model.plain([views(chunk) for chunk in chunks])
+    index = _scratch_index(chunks, model.joined(vectors, [chunk.context for chunk in chunks]))
+    retriever, everyone = _retriever(settings, index, model, Calibration.default()), groups(settings)
+    return lambda question, limit: [(hit.chunk.id, hit.fused) for hit in retriever.search(question, everyone, limit)]
+
+
+def _search(settings: Settings, opened: Index, model: Embedder) -> Search:
     """Keyword search for hard negatives: chunk ids with the model's cosine to the question."""
     from ragstone.index import Query
 
-    opened = _open_index(store, index)
     everyone = groups(settings)
 
     def search(question: str, limit: int) -> list[tuple[str, float]]:

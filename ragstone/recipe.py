@@ -19,13 +19,13 @@ class Recipe:
     weight_decay: float = 0.01
     warmup: float = 0.1
     scale: float = 20.0
+    temperature: float = 0.1
+    """Of a teacher's scores: the lower, the more its first counts."""
     query_tokens: int = 48
     document_tokens: int = 128
     interpolations: tuple[float, ...] = (0.5, 0.75)
     """Shares of the tuned weights in each candidate; the rest is the base."""
     seed: int = 17
-    mined: bool = False
-    """Whether the weights learn from mined questions where there are no labels."""
     labels: str = ""
     """The digest of the labels that the pairs were made from; empty without labels."""
 

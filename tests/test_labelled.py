@@ -225,21 +225,21 @@ def test_every_answer_is_a_pair_and_of_too_many_the_best_of_each_question_stay()
 def test_what_is_set_apart_is_no_negative_either() -> None:
     asked = (Asked("what?", (Answer(("pump-1",)),), apart=(Answer(("valve-1",)),)),)
     found: Search = lambda question, limit: [(f"other-{n}", 0.9) for n in range(3)] + [("valve-1", 0.1), ("other-9", 0.1)]  # noqa: E731
-    (pair,) = labelled.Material(Mined((), (), ()), asked).pairs(CORPUS, found)
+    (pair,) = labelled.Material(Mined((), (), ()), asked).pairs(CORPUS, found, found)
     assert pair.negatives == (CORPUS[14].context,)
 
 
 def test_known_negatives_come_before_found_ones() -> None:
     asked = (Asked("what?", (Answer(("pump-1",)),), (Answer(("valve-1",), grade=0.0),)),)
     found: Search = lambda question, limit: [(f"other-{n}", 0.1) for n in range(40)]  # noqa: E731
-    (pair,) = labelled.Material(Mined((), (), ()), asked).pairs(CORPUS, found)
+    (pair,) = labelled.Material(Mined((), (), ()), asked).pairs(CORPUS, found, found)
     assert pair.negatives == (CORPUS[2].context,)
 
 
 def test_a_passage_out_of_the_corpus_is_trained_on() -> None:
     text = "Grease the bearing of the fan with two strokes of the gun each week."
     found: Search = lambda question, limit: [(f"other-{n}", 0.1) for n in range(40)]  # noqa: E731
-    (pair,) = labelled.Material(Mined((), (), ()), (Asked("what?", (Answer((), text),)),)).pairs(CORPUS, found)
+    (pair,) = labelled.Material(Mined((), (), ()), (Asked("what?", (Answer((), text),)),)).pairs(CORPUS, found, found)
     assert (pair.chunk, pair.positive, len(pair.negatives)) == ("", text, 1)
 
 
@@ -307,7 +307,7 @@ def test_a_corpus_too_small_to_mine_is_trained_on_with_enough_labels() -> None:
 def test_equal_labels_give_equal_material() -> None:
     one, other = (prepare(labels_of(asked_of_topics()), mined(), topics()) for _ in range(2))
     assert one == other
-    assert digest(one.pairs(topics(), NOTHING)) == digest(other.pairs(topics(), NOTHING))
+    assert digest(one.pairs(topics(), NOTHING, NOTHING)) == digest(other.pairs(topics(), NOTHING, NOTHING))
 
 
 # On judged collections, where they are at hand.

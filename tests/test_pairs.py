@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ragstone.corpus import Chunk
 from ragstone.corpus import pairs as mining
-from ragstone.corpus.pairs import MIX, Mined, Pair, digest, harden, mine, sentences, words
+from ragstone.corpus.pairs import MIX, Mined, Pair, digest, distil, harden, mine, sentences, words
+from ragstone.corpus.views import views
 from tests.topics import topics
 
 
@@ -181,3 +182,33 @@ def test_tables_and_code_are_no_sentences() -> None:
 
 def test_words_of_other_scripts_are_counted() -> None:
     assert words("安全阀 kаpпa Überdruck") == ["安", "全", "阀", "kаpпa", "überdruck"]
+
+
+# A teacher.
+
+
+def taught(scores: dict[str, float]) -> tuple[Pair, ...]:
+    pairs = mine(topics(), limit=40).pairs
+    ranked = sorted(scores.items(), key=lambda one: -one[1])
+    return distil(pairs, topics(), lambda question, limit: ranked[:limit])
+
+
+def test_a_pair_whose_passage_the_teacher_does_not_find_is_left_out() -> None:
+    pairs = mine(topics(), limit=40).pairs
+    found = {pairs[0].chunk: 0.9, topics()[-1].id: 0.3, topics()[-2].id: 0.2}
+    assert {pair.chunk for pair in taught(found)} == {pairs[0].chunk}
+
+
+def test_a_taught_pair_shows_windows_of_its_passage_and_of_others_with_their_scores() -> None:
+    everywhere = {chunk.id: 1.0 - place / 1000 for place, chunk in enumerate(topics()[:60])}
+    seen = {view: chunk.id for chunk in topics() for view in views(chunk)}
+    for pair in taught(everywhere):
+        ids = [seen[pair.positive], *(seen[text] for text in pair.negatives)]
+        assert ids[0] == pair.chunk
+        assert len(set(ids)) == 3
+        assert pair.scores == tuple(everywhere[id] for id in ids)
+
+
+def test_equal_teachers_teach_alike() -> None:
+    everywhere = {chunk.id: 0.5 for chunk in topics()[:60]}
+    assert digest(taught(everywhere)) == digest(taught(everywhere))

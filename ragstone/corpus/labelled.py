@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ragstone.corpus import Chunk, quotes
 from ragstone.corpus.labels import Label, Labels, Target, Unusable
-from ragstone.corpus.pairs import HELD_OUT, PAIRS, QUESTIONS, Mined, Pair, Question, Search, harden, unit_of, words
+from ragstone.corpus.pairs import HELD_OUT, PAIRS, QUESTIONS, Mined, Pair, Question, Search, distil, harden, unit_of, words
 
 MOST_QUESTIONS = 600
 """Held-out questions at most: past that, an interval gets hardly narrower and the gate only slower."""
@@ -73,9 +73,10 @@ class Material:
         """Whether the held-out questions are labelled ones."""
         return any(question.kind == "label" for question in self.mined.questions)
 
-    def pairs(self, chunks: Sequence[Chunk], search: Search, *, seed: int = 17) -> tuple[Pair, ...]:
-        """The training pairs, labelled first, each with a hard negative."""
-        return harden((*pairs(self.train, chunks, search, seed=seed), *self.mined.pairs), chunks, search, seed=seed)
+    def pairs(self, chunks: Sequence[Chunk], search: Search, rank: Search, *, seed: int = 17) -> tuple[Pair, ...]:
+        """The training pairs: labelled ones with a hard negative each (`search`), then mined ones as a teacher (`rank`) scores them."""
+        known = harden(pairs(self.train, chunks, search, seed=seed), chunks, search, seed=seed) if self.train else ()
+        return (*known, *distil(self.mined.pairs, chunks, rank, seed=seed))
 
 
 def prepare(labels: Labels, mined: Mined, chunks: Sequence[Chunk]) -> Material:

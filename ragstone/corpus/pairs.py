@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from ragstone.corpus import Chunk
+from ragstone.corpus.views import views
 
 HELD_OUT = 0.2
 """The share of the chunks that is kept for judging, at most."""
@@ -24,11 +25,13 @@ UNITS = 10
 QUESTIONS = 60
 PAIRS = 64
 """Below any of these a corpus is too small: no interval could tell a gain from chance (60 questions: about ±0.05 nDCG)."""
+TAUGHT = 60
+"""Ranks of a teacher that are learned from."""
 MIX = {"heading": 7, "sentence": 7, "definition": 2, "keyword": 2, "crop": 2}
 """How often each kind of question is drawn for training: mixed kinds beat any single one (arXiv 2505.19274)."""
 
 Search = Callable[[str, int], Sequence[tuple[str, float]]]
-"""`search(question, limit)` gives chunk ids, best first, each with the base model's cosine to the question."""
+"""`search(question, limit)` gives chunk ids, best first, each with the base model's cosine to the question, or a teacher's score."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Pair:
     kind: str = ""
     answers: tuple[str, ...] = ()
     """Other passages that are known to answer it: never taken for a negative."""
+    scores: tuple[float, ...] = ()
+    """A teacher's scores of the positive and of each negative: they are learned then, not that one is right and the others are wrong."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,26 @@ def harden(pairs: Sequence[Pair], chunks: Sequence[Chunk], search: Search, *, co
     by_id = {chunk.id: chunk for chunk in chunks}
     draw = random.Random(f"negatives {seed}")
     return tuple(replace(pair, negatives=_negatives(pair, by_id, search(pair.question, 200), count, draw)) for pair in pairs)
+
+
+def distil(pairs: Sequence[Pair], chunks: Sequence[Chunk], rank: Search, *, count: int = 2, seed: int = 17) -> tuple[Pair, ...]:
+    """The pairs as a teacher sees them: a window of the passage and of `count` of the teacher's 60 best others, with its scores.
+
+    A pair whose passage the teacher does not find among them is left out.
+    """
+    by_id = {chunk.id: chunk for chunk in chunks}
+    draw = random.Random(f"distil {seed}")
+    taught = (_taught(pair, by_id, dict(rank(pair.question, TAUGHT)), count, draw) for pair in pairs)
+    return tuple(pair for pair in taught if pair)
+
+
+def _taught(pair: Pair, by_id: Mapping[str, Chunk], scores: Mapping[str, float], count: int, draw: random.Random) -> Pair | None:
+    if pair.chunk not in scores:
+        return None
+    others = [id for id in scores if id != pair.chunk]
+    own, *rest = ids = [pair.chunk, *draw.sample(others, min(count, len(others)))]
+    shown = {id: draw.choice(views(by_id[id])[1:] or views(by_id[id])) for id in ids}
+    return replace(pair, positive=shown[own], negatives=tuple(shown[id] for id in rest), scores=tuple(scores[id] for id in ids))
 
 
 def digest(pairs: Sequence[Pair]) -> str:

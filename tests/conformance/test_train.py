@@ -124,6 +124,20 @@ def test_a_passage_that_is_known_to_answer_is_no_negative(trainer: Trainer, base
     assert {now.loss for now in seen} == {0.0}
 
 
+def test_a_teachers_scores_are_learned(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+    """Taught that the other passage is the better one, the model puts it nearer than the base does."""
+    scored = [replace(pair, scores=(0.2, 0.9)) for pair in pairs()]
+    folders = trainer.train(base, scored, replace(SHORT, epochs=8, learning_rate=1e-3), tmp_path, lambda now: None)
+
+    def lead(folder: Path) -> float:
+        model = Embedder(folder, threads=1)
+        asked = model.queries([pair.question for pair in scored])
+        near = model.documents([pair.negatives[0] for pair in scored]) - model.documents([pair.positive for pair in scored])
+        return float((asked * near).sum(axis=1).mean())
+
+    assert lead(folders[1.0]) > 2 * abs(lead(base))
+
+
 def test_no_pairs_are_an_error_that_says_so(trainer: Trainer, base: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="no pairs"):
         trainer.train(base, [], SHORT, tmp_path, lambda now: None)

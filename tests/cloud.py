@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import crcmod
+import pytest
 
 KEY, SECRET, REGION = "LTAI-test", "a-secret-that-no-message-may-show", "cn-test"
 crc64: Callable[[bytes], int] = crcmod.mkCrcFun(0x1_42F0_E1EB_A9EA_3693, initCrc=0, xorOut=0xFFFF_FFFF_FFFF_FFFF, rev=True)
@@ -328,15 +330,23 @@ def running(root: Path) -> Iterator[Cloud]:
         cloud.close()
 
 
-def keys(folder: Path, secret: str = SECRET) -> dict[str, str]:
-    """The environment in which the SDK's chain finds these keys first, and looks for none outside this machine."""
-    return {
-        "ALIBABA_CLOUD_ACCESS_KEY_ID": KEY,
-        "ALIBABA_CLOUD_ACCESS_KEY_SECRET": secret,
-        "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
-        "HOME": str(folder),
-        "NO_PROXY": "127.0.0.1",
-    }
+def keys(monkeypatch: pytest.MonkeyPatch, key: str | None = KEY, secret: str | None = SECRET, token: str | None = None) -> None:
+    """Make the SDK's chain find these keys, as if they had been in the environment when it was imported, and reach this machine only."""
+    from alibabacloud_credentials.utils import auth_util
+
+    assert auth_util.environment_ecs_metadata_disabled == "true", "tests/conftest.py was to be imported before the SDK"
+    for name, value in {"access_key_id": key, "access_key_secret": secret, "security_token": token}.items():
+        monkeypatch.setattr(auth_util, f"environment_{name}", value)
+    connect = socket.socket.connect
+
+    def near(one: socket.socket, address: Any) -> None:
+        assert one.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1"), f"a test tried to reach {address}"
+        connect(one, address)
+
+    monkeypatch.setattr(socket.socket, "connect", near)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def _json_error(error: Refused) -> tuple[dict[str, str], bytes]:

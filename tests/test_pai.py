@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ragstone import embedder, train
 from ragstone.embedder import Embedder
@@ -28,8 +29,7 @@ LONG = replace(SHORT, epochs=1_000_000, minutes=60)
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    for name, value in clouds.keys(tmp_path).items():
-        monkeypatch.setenv(name, value)
+    clouds.keys(monkeypatch)
     with clouds.running(tmp_path / "cloud") as running:
         yield running
 
@@ -37,6 +37,12 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    """As in the job: sums over another number of threads differ in their last bits."""
+    torch.set_num_threads(1)
 
 
 def run(cloud: Cloud, base: Path, work: Path, recipe: Recipe = SHORT, **options: str) -> tuple[dict[float, Path], list[Progress]]:
@@ -95,7 +101,7 @@ def test_what_is_asked_for_is_what_explain_says(cloud: Cloud, base: Path, tmp_pa
 
 
 def test_explain_needs_no_key_and_sends_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET")
+    clouds.keys(monkeypatch, None, None)
     told = train.explain(cloud.url(), 10)
     assert "POST http" in told
     assert SECRET not in told
@@ -219,8 +225,7 @@ def test_a_wrong_secret_is_an_error_that_shows_none(
 def test_without_keys_the_error_says_where_they_are_looked_for(
     cloud: Cloud, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("ALIBABA_CLOUD_ACCESS_KEY_ID")
-    monkeypatch.delenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET")
+    clouds.keys(monkeypatch, None, None)
     with pytest.raises(TrainError, match="credentials") as refused:
         run(cloud, base, tmp_path)
     assert "ALIBABA_CLOUD_ACCESS_KEY_ID" in refused.value.hint
@@ -228,7 +233,7 @@ def test_without_keys_the_error_says_where_they_are_looked_for(
 
 
 def test_a_session_token_is_sent_and_signed(cloud: Cloud, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ALIBABA_CLOUD_SECURITY_TOKEN", "a-token")
+    clouds.keys(monkeypatch, token="a-token")
     tokens = set()
     verify_acs3, verify_oss4 = cloud._verify_acs3, cloud._verify_oss4
 

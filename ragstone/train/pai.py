@@ -39,6 +39,7 @@ from ragstone.errors import ConfigError, TrainError
 from ragstone.train import Progress, Recipe, Report
 
 log = logging.getLogger("ragstone.train")
+logging.getLogger("credentials").setLevel(logging.CRITICAL)  # the SDK prints a traceback for each place without keys; the error has them
 
 JOB, RAW = "/mnt/job", "/mnt/raw"
 FRAMEWORKS = {"pytorch": "PyTorchJob"}

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ragstone.train import Progress, Recipe
 from tests import cloud as clouds
 from tests.cloud import SECRET, Cloud
 from tests.conformance.test_train import SHORT, pairs
+from tests.test_cli import ragstone
 from tests.tiny import tiny
 
 pai = pytest.importorskip("ragstone.train.pai", reason="pip install 'ragstone[pai]'")
@@ -358,3 +360,49 @@ def test_the_raw_folder_can_lie_deeper_in_the_bucket() -> None:
     assert '"Uri": "oss://bucket.oss-r-internal.aliyuncs.com/team/jobs/DIGEST/"' in told
     assert '"Uri": "oss://bucket.oss-r-internal.aliyuncs.com/team/raw/"' in told
     assert told.endswith("# still to be set in train.url or by an option: instance_type, image")
+
+
+SEED = ["train", "--job-name", "custom-emb", "--oss-path", "oss://bucket/raw/", "--framework", "pytorch"]
+SEED += ["--instance-type", "ecs.gn6v-c8g1.2xlarge", "--to", "pai"]
+
+
+def test_the_seeds_command_is_explained_before_there_is_an_account_or_a_project(tmp_path: Path) -> None:
+    told = ragstone(tmp_path, *SEED, "--explain").stdout
+    asked = json.loads(told[told.index("{") : told.rindex("}") + 1])
+    assert (asked["JobType"], asked["JobSpecs"][0]["EcsSpec"]) == ("PyTorchJob", "ecs.gn6v-c8g1.2xlarge")
+    assert (asked["DisplayName"], asked["UserCommand"]) == ("custom-emb-DIGEST", "python -m ragstone.train --job /mnt/job")
+    assert told.endswith("# still to be set in train.url or by an option: region, image\n")
+
+
+def test_a_framework_that_is_not_pytorch_is_a_clear_error(tmp_path: Path) -> None:
+    done = ragstone(tmp_path, *SEED, "--framework", "tensorflow", status=1)
+    assert done.stderr.startswith("ragstone: no training with 'tensorflow': Ragstone trains with PyTorch")
+
+
+def test_an_option_of_pai_is_an_error_elsewhere(tmp_path: Path) -> None:
+    done = ragstone(tmp_path, "train", "--job-name", "custom-emb", status=1)
+    assert done.stderr.startswith("ragstone: local training has no --job-name")
+
+
+def test_local_training_has_nothing_to_explain(tmp_path: Path) -> None:
+    assert ragstone(tmp_path, "train", "--explain").stdout == "local training calls no service\n"
+
+
+@pytest.mark.slow
+def test_the_seeds_command_trains_on_pai_judges_and_promotes(
+    cloud: Cloud, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docs").mkdir()
+    for name, text in sorted(topics.items())[:45]:
+        (tmp_path / "docs" / f"{name.lower()}.txt").write_text(text)
+    monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", clouds.KEY)
+    monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", SECRET)
+    monkeypatch.setenv(
+        "RAGSTONE_TRAIN_URL", f"pai://4211?region={clouds.REGION}&image=i&endpoint={cloud.endpoint}&oss_endpoint={cloud.endpoint}&poll=0.1"
+    )
+    (tmp_path / "ragstone.toml").write_text(f"[train]\nbase = '{base}'\nmargin = -1.0\nminutes = 0.05\nepochs = 1\n")
+    ragstone(tmp_path, "build")
+    done = ragstone(tmp_path, *SEED)
+    assert [(run.status, run.asked["DisplayName"]) for run in cloud.runs] == [("Succeeded", f"custom-emb-{cloud.jobs()[0].name}")]
+    assert "is in force on production" in done.stderr
+    assert SECRET not in done.stdout + done.stderr

@@ -40,12 +40,15 @@ def address(url: str, to: str | None = None, **options: str | None) -> str:
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         return chosen
-    known: tuple[str, ...] = getattr(connector("train", chosen), "OPTIONS", ())
+    module = connector("train", chosen)
+    known: tuple[str, ...] = getattr(module, "OPTIONS", ())
     if unknown := [name for name in given if name not in known]:
         raise ConfigError(f"{scheme(chosen)} training has no --{unknown[0].replace('_', '-')}", "ragstone train --to pai, or leave it out")
     place, _, query = chosen.partition("?")
     merged = dict(parse_qsl(query, keep_blank_values=True)) | given
-    return f"{place if '://' in place else f'{place}://'}?{urlencode(merged, safe='/:')}"
+    made = f"{place if '://' in place else f'{place}://'}?{urlencode(merged, safe='/:')}"
+    module.read(made)  # what can't be meant is said now, not after an hour of mining
+    return made
 
 
 def explain(url: str, minutes: float) -> str:

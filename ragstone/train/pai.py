@@ -36,7 +36,7 @@ from Tea.exceptions import UnretryableException
 from ragstone import job
 from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError, TrainError
-from ragstone.train import Progress, Recipe, Report
+from ragstone.train import Progress, Recipe, Report, Trainer
 
 log = logging.getLogger("ragstone.train")
 logging.getLogger("credentials").setLevel(logging.CRITICAL)  # the SDK prints a traceback for each place without keys; the error has them
@@ -105,7 +105,7 @@ OPTIONS = tuple(one.name for one in fields(Place) if one.name != "workspace")
 NEEDED = ("region", "oss_path", "instance_type", "image")
 
 
-class PaiTrainer:
+class PaiTrainer(Trainer):
     """Trains in a PAI-DLC job; the same base, pairs and recipe are one job, found again rather than made twice."""
 
     def __init__(self, place: Place) -> None:
@@ -294,12 +294,12 @@ class _Told(Client):  # type: ignore[misc]  # the SDK is not typed
         self.place = place
         self.told: list[str] = []
 
-    def call_api(self, params: Any, request: Any, runtime: Any) -> dict[str, Any]:
+    def call_api(self, params: Any, sent: Any, runtime: Any) -> dict[str, Any]:
         """In place of sending it."""
-        query = f"?{urlencode(request.query)}" if request.query else ""
+        query = f"?{urlencode(sent.query)}" if sent.query else ""
         self.told.append(f"{params.method} {self._protocol}://{self._endpoint}{params.pathname}{query}")
-        if request.body:
-            self.told.append(json.dumps(request.body, indent=1))
+        if sent.body:
+            self.told.append(json.dumps(sent.body, indent=1))
         return {"statusCode": 200, "headers": {}, "body": {"JobId": "JOB", "Status": "Succeeded", "Pods": [{"PodId": "POD"}], "Logs": []}}
 
     def calls(self, minutes: float) -> list[str]:
@@ -337,7 +337,7 @@ class _Bucket:
                 with self.client.get_object(asked).body as body:
                     done = body.read()
             except BaseError as error:
-                if _code(error) != "NoSuchKey":
+                if not _absent(error):
                     raise
                 return []
         return job.candidates(done, self.digest, self.uri(job.DONE))
@@ -356,7 +356,7 @@ class _Bucket:
         try:
             there = self.client.head_object(oss.HeadObjectRequest(bucket=self.place.bucket, key=f"{self.folder}/{name}"))
         except BaseError as error:
-            if _code(error) != "NoSuchKey":
+            if not _absent(error):
                 raise
             return False
         return int(there.content_length or 0) == path.stat().st_size and int(there.hash_crc64 or 0) == _crc(path)
@@ -447,8 +447,10 @@ def _root(error: BaseException) -> BaseException:
     return _root(inner) if isinstance(inner, BaseException) else error
 
 
-def _code(error: BaseException) -> str:
-    return str(getattr(_root(error), "code", None) or "")
+def _absent(error: BaseException) -> bool:
+    """Whether it says that there is no such object. The answer to a HEAD has no body, and so no code of its own."""
+    root = _root(error)
+    return isinstance(root, ServiceError) and root.status_code == 404 and root.code in ("NoSuchKey", "BadErrorResponse")
 
 
 def _told(error: BaseException) -> str:

@@ -303,6 +303,16 @@ def test_a_crc_that_differs_is_an_error(cloud: Cloud, base: Path, tmp_path: Path
     assert not cloud.runs
 
 
+def test_a_large_file_goes_up_in_parts_and_arrives_whole(cloud: Cloud, base: Path, tmp_path: Path) -> None:
+    large = shutil.copytree(base, tmp_path / "large")
+    (large / "thirteen.bin").write_bytes(np.random.default_rng(17).bytes(13 << 20))
+    cloud.cut = {r"POST /api/v1/jobs$": 1}
+    with pytest.raises(TrainError, match="can't create the PAI job"):
+        run(cloud, large, tmp_path)
+    assert (cloud.jobs()[0] / "base" / "thirteen.bin").read_bytes() == (large / "thirteen.bin").read_bytes()
+    assert sum("partNumber=" in call for call in cloud.calls) == 3
+
+
 def test_what_the_bucket_has_is_not_sent_again(cloud: Cloud, base: Path, tmp_path: Path) -> None:
     cloud.cut = {r"POST /api/v1/jobs$": 1}
     with pytest.raises(TrainError, match="can't create the PAI job"):

@@ -130,7 +130,7 @@ def train(
     promote: Annotated[bool, typer.Option(help="Put a model that passes the gate in force.")] = True,
     pairs: Pairs = None,
     strict: Strict = False,
-    to: Annotated[str | None, typer.Option(help="Where: local, ray, pai, or a URL; default: train.url of ragstone.toml.")] = None,
+    to: Annotated[str | None, typer.Option(help="Train the weights there, labels or not: local, ray, pai, or a URL.")] = None,
     job_name: Annotated[str | None, typer.Option(help="pai: what the job is called.")] = None,
     oss_path: Annotated[str | None, typer.Option(help="pai: the raw/ folder of the bucket, oss://bucket/raw/.")] = None,
     framework: Annotated[str | None, typer.Option(help="pai: pytorch, the only one.")] = None,
@@ -146,6 +146,7 @@ def train(
     options = {"job_name": job_name, "oss_path": oss_path, "framework": framework, "instance_type": instance_type}
     url = training.address(settings.train.url, to, **options)
     settings = config.override(settings, "train", url=url, minutes=minutes, epochs=epochs, pairs=tuple(pairs) if pairs else None)
+    settings = config.override(settings, "train", mined=True if to else None)  # who says where wants a run, with or without labels
     if explain:
         print(training.explain(url, settings.train.minutes))
         return

@@ -130,13 +130,26 @@ def train(
     promote: Annotated[bool, typer.Option(help="Put a model that passes the gate in force.")] = True,
     pairs: Pairs = None,
     strict: Strict = False,
+    to: Annotated[str | None, typer.Option(help="Train the weights there, labels or not: local, ray, pai, or a URL.")] = None,
+    job_name: Annotated[str | None, typer.Option(help="pai: what the job is called.")] = None,
+    oss_path: Annotated[str | None, typer.Option(help="pai: the raw/ folder of the bucket, oss://bucket/raw/.")] = None,
+    framework: Annotated[str | None, typer.Option(help="pai: pytorch, the only one.")] = None,
+    instance_type: Annotated[str | None, typer.Option(help="pai: the machine, such as ecs.gn6v-c8g1.2xlarge.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the calls that this would make, and send none.")] = False,
 ) -> None:
     """Train an embedding model on the newest snapshot, judge it against the one in force, promote it if it wins."""
     from ragstone import project
+    from ragstone import train as training
     from ragstone.children import interruptible
 
     settings, store = _open(strict=strict)
-    settings = config.override(settings, "train", minutes=minutes, epochs=epochs, pairs=tuple(pairs) if pairs else None)
+    options = {"job_name": job_name, "oss_path": oss_path, "framework": framework, "instance_type": instance_type}
+    url = training.address(settings.train.url, to, **options)
+    settings = config.override(settings, "train", url=url, minutes=minutes, epochs=epochs, pairs=tuple(pairs) if pairs else None)
+    settings = config.override(settings, "train", mined=True if to else None)  # who says where wants a run, with or without labels
+    if explain:
+        print(training.explain(url, settings.train.minutes))
+        return
     with interruptible():  # `ragstone up` ends it so; the checkpoint is written either way
         print(project.train(settings, store, Terminal(), promote=promote))
 

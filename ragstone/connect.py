@@ -47,4 +47,4 @@ def built_in(stage: str) -> list[str]:
     from pkgutil import iter_modules
 
     package = import_module(f"ragstone.{stage}")
-    return sorted(module.name for module in iter_modules(package.__path__))
+    return sorted(module.name for module in iter_modules(package.__path__) if not module.name.startswith("_"))

@@ -1,11 +1,22 @@
 """What many tests need: a project folder of its own, and documents that we wrote."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from ragstone import config
 from ragstone.config import Settings
+
+# Alibaba's SDK reads its environment when it is imported, and without keys there asks a metadata service on the network for some. No
+# test may reach an account or that service: what the machine has set goes before anything is imported, and the rest of the chain is off.
+for name in [name for name in os.environ if name.startswith("ALIBABA_CLOUD_")]:
+    del os.environ[name]
+os.environ |= {
+    "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
+    "ALIBABA_CLOUD_CLI_PROFILE_DISABLED": "true",
+    "ALIBABA_CLOUD_CREDENTIALS_FILE": os.devnull,
+}
 
 MANUALS = {
     "pump.md": """# Feed pump

@@ -21,6 +21,10 @@ def test_every_stage_has_an_embedded_default(stage: str) -> None:
     assert built_in(stage)
 
 
+def test_what_runs_a_stage_by_itself_is_no_scheme() -> None:
+    assert "__main__" not in built_in("train")
+
+
 def test_importing_ragstone_loads_nothing_heavy() -> None:
     program = "import sys, ragstone; print(sorted(m for m in ('torch', 'numpy', 'onnxruntime', 'starlette') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

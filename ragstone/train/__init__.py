@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import parse_qsl, urlencode
 
-from ragstone.connect import connector
+from ragstone.connect import connector, scheme
 from ragstone.corpus.pairs import Pair
+from ragstone.errors import ConfigError
 from ragstone.recipe import Progress, Recipe, Report
 
-__all__ = ["Progress", "Recipe", "Report", "Trainer", "connect"]
+__all__ = ["Progress", "Recipe", "Report", "Trainer", "address", "connect", "explain"]
 
 
 class Trainer(Protocol):
@@ -24,3 +26,32 @@ def connect(url: str) -> Trainer:
     """The trainer behind `url`: `local` trains in this process."""
     trainer: Trainer = connector("train", url).connect(url)
     return trainer
+
+
+def address(url: str, to: str | None = None, **options: str | None) -> str:
+    """The trainer's URL with what a command line says over it: `to` another trainer, and options, which go into its query.
+
+    >>> address("local", "pai", job_name="custom-emb", oss_path="oss://bucket/raw/")
+    'pai://?job_name=custom-emb&oss_path=oss://bucket/raw/'
+    >>> address("pai://4211?region=cn-hangzhou&job_name=nightly", "pai", job_name="custom-emb")
+    'pai://4211?region=cn-hangzhou&job_name=custom-emb'
+    """
+    chosen = url if to is None or to == scheme(url) else to
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return chosen
+    module = connector("train", chosen)
+    known: tuple[str, ...] = getattr(module, "OPTIONS", ())
+    if unknown := [name for name in given if name not in known]:
+        raise ConfigError(f"{scheme(chosen)} training has no --{unknown[0].replace('_', '-')}", "ragstone train --to pai, or leave it out")
+    place, _, query = chosen.partition("?")
+    merged = dict(parse_qsl(query, keep_blank_values=True)) | given
+    made = f"{place if '://' in place else f'{place}://'}?{urlencode(merged, safe='/:')}"
+    module.read(made)  # what can't be meant is said now, not after an hour of mining
+    return made
+
+
+def explain(url: str, minutes: float) -> str:
+    """What training behind `url` for so many minutes would send elsewhere, for a person to read; nothing is sent."""
+    told = getattr(connector("train", url), "explain", None)
+    return str(told(url, minutes)) if told else f"{scheme(url)} training calls no service"

@@ -20,18 +20,21 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import untuned
 from benchmarks.record import record
-from ragstone import embedder, train, weights
+from ragstone import embedder, weights
+from ragstone.candidates import Base, Corpus, make
 from ragstone.config import Retrieve
 from ragstone.corpus import PUBLIC, Chunk, labelled, labels
 from ragstone.corpus.labels import Labels
 from ragstone.corpus.pairs import Search, mine
 from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
-from ragstone.evaluate import Floats, fit_calibration, foreign_questions, gate, ndcg, paired_bootstrap
+from ragstone.evaluate import Floats, gate, ndcg, paired_bootstrap
 from ragstone.index import Index, Vectors, local
+from ragstone.recipe import Recipe, chosen
 from ragstone.retrieve import Calibration, Retriever
-from ragstone.train import Progress, Recipe
+from ragstone.show import Terminal
 
 SHIPPED = Retrieve()
 MARGIN = 0.02
@@ -57,8 +60,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=0, help="the relevant documents and a sample of the others; 0 takes all")
     arguments = parser.parse_args()
     collection = sample(read(arguments.folder, arguments.split), arguments.questions, arguments.documents)
+    known = labels.read(arguments.labels)
     with tempfile.TemporaryDirectory() as name:
-        figures = measure(collection, labels.read(arguments.labels), Recipe(minutes=arguments.minutes, seed=arguments.seed), Path(name))
+        figures = measure(collection, known, chosen(known.digest if known.labels else "", arguments.minutes, arguments.seed), Path(name))
     kind = "labelled" if arguments.labels else "training"
     record(f"{kind}-{arguments.folder.name}-{arguments.seed}", {"collection": arguments.folder.name, **figures})
 
@@ -97,35 +101,51 @@ def sample(collection: Collection, questions: int, documents: int) -> Collection
 
 
 def measure(collection: Collection, known: Labels, recipe: Recipe, work: Path) -> dict[str, object]:
-    weights_folder = work / "base"
-    embedder.prepare(weights.pull("minilm"), weights_folder, name="minilm", base="minilm")
-    base = Embedder(weights_folder)
+    """The loop as `ragstone train` runs it, then every candidate beside the untuned retrievers on the human questions."""
+    embedder.prepare(weights.pull("minilm"), work / "base", name="minilm", base="minilm")
+    base, plain = Embedder(work / "base"), dict[str, Vectors]()
     material = labelled.prepare(known, mine(collection.chunks, seed=recipe.seed), collection.chunks)
-    mined = material.mined
-    retriever = Retriever(build(collection.chunks, encode(base, collection.chunks)), base, Calibration.default())
-    pairs = material.pairs(collection.chunks, search(retriever), seed=recipe.seed)
+    retriever = open_retriever(base, collection, plain)
+    rank = lambda folder: ranks(open_retriever(Embedder(folder), collection, plain))  # noqa: E731
+    corpus = Corpus(collection.chunks, material, search(retriever), rank)
     began = time.perf_counter()
-    steps: list[Progress] = []
-    folders = train.connect("local").train(weights_folder, pairs, recipe, work / "train", steps.append)
+    folders = make(Base("minilm", weights.pull("minilm")), corpus, recipe, work, "local", Terminal())
     seconds = time.perf_counter() - began
     candidates = {share: Embedder(folder) for share, folder in folders.items()}
-    verdict = gate(base, candidates, mined, build, SHIPPED, 0.0 if material.judged_by_people else MARGIN)
-    human = {share: compare(base, candidate, collection) for share, candidate in candidates.items()}
+    verdict = gate(base, candidates, material.mined, build, SHIPPED, 0.0 if material.judged_by_people else MARGIN)
+    peers = untuned_scores(base, collection)
+    best = max(peers, key=lambda name: float(peers[name].mean()))
+    before = judge(base, collection, plain)
+    human = {}
+    for share, candidate in candidates.items():
+        after = judge(candidate, collection, plain)
+        human[share] = {
+            "dense": difference(peers["dense"], after["dense"]),
+            "shipped, over the best untuned": difference(peers[best], after["shipped"]),
+            "shipped, over convex 0.4": difference(peers["convex 0.4"], after["shipped"]),
+            "shipped, over the base model": difference(before["shipped"], after["shipped"]),
+        }
     return {
         "documents": len(collection.chunks),
-        "pairs": len(pairs),
-        "steps": len(steps),
         "seconds of training": round(seconds),
         "verdict": str(verdict),
         "gate": asdict(verdict),
         "human questions": len(collection.questions),
+        "untuned": {name: round(float(scores.mean()), 4) for name, scores in peers.items()},
+        "base model, shipped, over the best untuned": difference(peers[best], before["shipped"]),
         "share of tuned weights": human,
-        "calibration of the base": calibration(retriever, [one.text for one in mined.questions], collection),
     }
 
 
-def encode(model: Embedder, chunks: Sequence[Chunk]) -> Vectors:
-    return model.passages([views(chunk) for chunk in chunks])
+def open_retriever(model: Embedder, collection: Collection, plain: dict[str, Vectors]) -> Retriever:
+    return Retriever(build(collection.chunks, encode(model, collection.chunks, plain)), model, Calibration.default())
+
+
+def encode(model: Embedder, chunks: Sequence[Chunk], plain: dict[str, Vectors]) -> Vectors:
+    """The chunks' vectors; `plain` keeps what models of one encoder share."""
+    if model.encoder not in plain:
+        plain[model.encoder] = model.plain([views(chunk) for chunk in chunks])
+    return model.joined(plain[model.encoder], [chunk.context for chunk in chunks])
 
 
 def build(chunks: Sequence[Chunk], vectors: Vectors) -> Index:
@@ -138,46 +158,37 @@ def search(retriever: Retriever) -> Search:
     return lambda question, limit: [(hit.chunk.id, hit.dense) for hit in retriever.search(question, (PUBLIC,), limit)]
 
 
-def compare(base: Embedder, tuned: Embedder, collection: Collection) -> dict[str, object]:
-    """Base and tuned on the human questions: dense alone and the shipped retriever."""
-    before, after = (judge(model, collection) for model in (base, tuned))
-    return {way: difference(before[way], after[way]) for way in before}
+def ranks(retriever: Retriever) -> Search:
+    return lambda question, limit: [(hit.chunk.id, hit.fused) for hit in retriever.search(question, (PUBLIC,), limit)]
 
 
-def judge(model: Embedder, collection: Collection) -> Mapping[str, Floats]:
-    """Each human question's nDCG@10, by exact cosine alone and as shipped."""
-    vectors = encode(model, collection.chunks)
-    retriever = Retriever(build(collection.chunks, vectors), model, Calibration.default())
+def untuned_scores(model: Embedder, collection: Collection) -> Mapping[str, Floats]:
+    """Each human question's nDCG@10 under the retrievers that need no training."""
+    texts, asked = [chunk.context for chunk in collection.chunks], list(collection.questions.values())
+    cosines = model.queries(asked).astype(np.float64) @ model.documents(texts).T
+    return {name: ranked(scores, collection) for name, scores in untuned.ways(texts, asked, cosines).items()}
+
+
+def ranked(scores: untuned.Scores, collection: Collection) -> Floats:
     ids = [chunk.id for chunk in collection.chunks]
-    asked = model.queries(list(collection.questions.values()))
-    near = [[ids[at] for at in np.argsort(-(vectors @ vector), kind="stable")[:10]] for vector in asked]
-    shipped = [[hit.chunk.id for hit in retriever.search(text, (PUBLIC,), 10)] for text in collection.questions.values()]
-    relevant = [collection.relevant[id] for id in collection.questions]
-    ways = {"dense": near, "shipped": shipped}
-    return {way: np.array([ndcg(ranked, grades) for ranked, grades in zip(found, relevant, strict=True)]) for way, found in ways.items()}
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    return np.array([ndcg([ids[at] for at in row], collection.relevant[id]) for row, id in zip(best, collection.questions, strict=True)])
+
+
+def judge(model: Embedder, collection: Collection, plain: dict[str, Vectors]) -> Mapping[str, Floats]:
+    """Each human question's nDCG@10, by exact cosine alone and as shipped."""
+    asked = list(collection.questions.values())
+    dense = ranked(model.queries(asked).astype(np.float64) @ encode(model, collection.chunks, plain).T, collection)
+    retriever = open_retriever(model, collection, plain)
+    shipped = [[hit.chunk.id for hit in retriever.search(text, (PUBLIC,), 10)] for text in asked]
+    grades = [collection.relevant[id] for id in collection.questions]
+    return {"dense": dense, "shipped": np.array([ndcg(found, relevant) for found, relevant in zip(shipped, grades, strict=True)])}
 
 
 def difference(before: Floats, after: Floats) -> dict[str, float]:
     interval = paired_bootstrap(before, after)
     figures = {"base": before.mean(), "tuned": after.mean(), "gain": interval.mean, "low": interval.low, "high": interval.high}
     return {name: round(float(value), 4) for name, value in figures.items()}
-
-
-def calibration(retriever: Retriever, own: Sequence[str], collection: Collection) -> dict[str, float]:
-    """Fitted on mined questions and half of the foreign ones: what it does to human questions and to the other half at 0.75."""
-    fit = fit_calibration(retriever, own, foreign_questions()[::2])
-    fitted = Retriever(retriever.index, retriever.embedder, fit.calibration)
-    unseen = foreign_questions()[1::2]
-    return {
-        "mined questions answered": fit.answered,
-        "human questions answered": answered(fitted, list(collection.questions.values())),
-        "unseen foreign questions refused": 1 - answered(fitted, unseen),
-    }
-
-
-def answered(retriever: Retriever, questions: Sequence[str]) -> float:
-    best = [max((hit.score for hit in retriever.search(question, (PUBLIC,), 5)), default=0.0) for question in questions]
-    return round(float(np.mean([score >= SHIPPED.similarity_threshold for score in best])), 3)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,6 @@ def train(
     options = {"job_name": job_name, "oss_path": oss_path, "framework": framework, "instance_type": instance_type}
     url = training.address(settings.train.url, to, **options)
     settings = config.override(settings, "train", url=url, minutes=minutes, epochs=epochs, pairs=tuple(pairs) if pairs else None)
-    settings = config.override(settings, "train", mined=True if to else None)  # who says where wants a run, with or without labels
     if explain:
         print(training.explain(url, settings.train.minutes))
         return

@@ -199,10 +199,11 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
     from ragstone.corpus import labelled, pairs
     from ragstone.corpus import snapshot as snapshots
     from ragstone.evaluate import Verdict
+    from ragstone.recipe import chosen
 
     digest = snapshot(settings, store, Silence())
     labels = _labels(settings, show)
-    recipe = _recipe(settings, labels)
+    recipe = chosen(labels.digest if labels.labels else "", settings.train.minutes, settings.train.seed, settings.train.epochs)
     key = f"verdicts/{_digest([digest, settings.train.base, asdict(recipe), asdict(settings.retrieve), settings.train.margin])}.json"
     if not store.stat(key):
         chunks = snapshots.load(store, digest).chunks
@@ -382,15 +383,6 @@ def _report(settings: Settings, unusable: Sequence[Unusable], show: Show) -> Non
     if settings.corpus.strict:
         raise TrainError(text, "mend or remove them, or run without --strict to leave them out")
     show.say(f"labels    {text}")
-
-
-def _recipe(settings: Settings, labels: Labels) -> Recipe:
-    """Labels are learned from fast and often; what a teacher says of mined questions once and gently, lest the model bend to those."""
-    from ragstone.train import Recipe
-
-    if labels.labels:
-        return Recipe(epochs=settings.train.epochs, minutes=settings.train.minutes, seed=settings.train.seed, labels=labels.digest)
-    return Recipe(epochs=1, minutes=settings.train.minutes, seed=settings.train.seed, learning_rate=2e-5, interpolations=(0.5,))
 
 
 def _retriever(settings: Settings, index: Index, model: Embedder, calibration: Calibration) -> Retriever:

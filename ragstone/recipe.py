@@ -35,6 +35,16 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
+def chosen(labels: str, minutes: float, seed: int, epochs: int = Recipe.epochs) -> Recipe:
+    """The recipe for labels of this digest, or for none.
+
+    Labels are learned from fast and often; what a teacher says of mined questions once and gently, lest the model bend to those.
+    """
+    if labels:
+        return Recipe(epochs=epochs, minutes=minutes, seed=seed, labels=labels)
+    return Recipe(epochs=1, minutes=minutes, seed=seed, learning_rate=2e-5, interpolations=(0.5,))
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a training run stands, for a progress bar and for the report."""

@@ -102,7 +102,7 @@ def changed(token: str, others: Sequence[str], draw: random.Random) -> str:
     """The token with every digit another one; one without digits becomes one of the others.
 
     >>> changed("E-104", [], random.Random(1)), changed("os.path", ["os.path", "getName"], random.Random(1))
-    ('E-371', 'getName')
+    ('E-426', 'getName')
     """
     if any(character.isdigit() for character in token):
         return re.sub(r"\d", lambda digit: draw.choice([one for one in "123456789" if one != digit[0]]), token)

@@ -13,7 +13,7 @@ from ragstone import embedder, terms, train
 from ragstone.corpus import Chunk
 from ragstone.corpus.labelled import Material
 from ragstone.corpus.pairs import Search
-from ragstone.recipe import Recipe
+from ragstone.recipe import Progress, Recipe, Report
 from ragstone.show import Advance, Show
 
 SAMPLE = 1_000
@@ -40,10 +40,13 @@ class Corpus:
     """As the whole retriever does with the model in a folder, with fused scores."""
 
 
-def make(base: Base, corpus: Corpus, recipe: Recipe, work: Path, url: str, show: Show) -> dict[float, Path]:
+def make(
+    base: Base, corpus: Corpus, recipe: Recipe, work: Path, url: str, show: Show, note: Report = lambda now: None
+) -> dict[float, Path]:
     """Candidates below `work` by their share of trained weights, all joined to the term space of the corpus; share 0 has the base's own.
 
     The candidate of share 0 is the teacher of the others: it ranks, as part of the whole retriever, what they learn to find alone.
+    `note` is told of every step of training.
     """
     texts = [chunk.context for chunk in corpus.material.mined.judged]
     untrained = _untrained(base, work / "candidate-0", recipe)
@@ -54,7 +57,7 @@ def make(base: Base, corpus: Corpus, recipe: Recipe, work: Path, url: str, show:
     trained: dict[float, Path] = {}
     if pairs:
         with show.bar("train") as advance:
-            trained = train.connect(url).train(base.folder, pairs, recipe, work, lambda now: advance(now.step, now.steps))
+            trained = train.connect(url).train(base.folder, pairs, recipe, work, _both(note, advance))
     show.say(f"train     {len(pairs)} pairs")
     for folder in trained.values():
         _learn_terms(folder, texts, recipe.seed, show)
@@ -76,6 +79,16 @@ def _learn_terms(folder: Path, texts: Sequence[str], seed: int, show: Show) -> N
     if learned:
         learned.save(folder)
         show.say(f"terms     {len(learned.words)} words of {len(texts)} passages, in {learned.vectors.shape[1]} dimensions")
+
+
+def _both(note: Report, advance: Advance) -> Report:
+    """Notes a step and shows it."""
+
+    def progress(now: Progress) -> None:
+        note(now)
+        advance(now.step, now.steps)
+
+    return progress
 
 
 def _counted(search: Search, advance: Advance) -> Search:

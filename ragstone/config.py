@@ -63,6 +63,8 @@ class Train:
     seed: int = 17
     margin: float = 0.02
     """The lower bound of the held-out gain must exceed this on mined questions; people's own need no more than 0."""
+    guard: float = 0.05
+    """nDCG@10 of a guard (identifiers, numbers, negation, general language) may fall by this much at most."""
     pairs: tuple[str, ...] = ()
     """Labels: JSONL, CSV or TSV files and BEIR folders, below the project folder; in the environment with commas between them."""
 

@@ -1,7 +1,7 @@
 """Is a model better, and is a question ours? Ranking metrics, the paired bootstrap, the gate, and the fit of the calibration.
 
-The gate judges the retriever as it is deployed, both lists fused, on questions from documents that training never saw. It knows
-nothing of how a candidate was trained.
+The gate judges the retriever as it is deployed, both lists fused, on questions from documents that training never saw; a candidate that
+wins there must not fall on the guards. It knows nothing of how a candidate was trained.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,7 @@ from ragstone.corpus import PUBLIC, Chunk
 from ragstone.corpus.pairs import Mined, Question
 from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
+from ragstone.guard import Guard
 from ragstone.index import Index, Vectors
 from ragstone.retrieve import Calibration, Retriever
 
@@ -40,6 +42,38 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Guarded:
+    """What a guard says of a candidate: nDCG@10 under the incumbent and under it, and where the difference lies."""
+
+    guard: str
+    way: str
+    """`dense`: by the cosine alone; `shipped`: by the whole retriever."""
+    base: float
+    tuned: float
+    gain: float
+    low: float
+    high: float
+    questions: int
+    held: bool
+    """False when it fell by more than is allowed, and by more than chance."""
+
+    def __str__(self) -> str:
+        return f"{self.guard} ({self.way}) fell by {_plain(-self.gain)} [{_plain(-self.high)}, {_plain(-self.low)}]"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A held-out question whose answer got better or worse. A rank is that of the first right chunk, from 1; None past the tenth."""
+
+    question: str
+    document: str
+    rank_before: int | None
+    rank_after: int | None
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the gate says of a training run, as it is stored with the model. `str()` is the line that a person reads."""
 
@@ -53,7 +87,7 @@ class Verdict:
     """What the lower bound had to exceed."""
     questions: int = 0
     share: float = 0.0
-    """The interpolation that was judged: the share of the tuned weights."""
+    """The interpolation that was chosen: the share of the tuned weights."""
     wins: int = 0
     """Questions that the tuned model answers better, and …"""
     losses: int = 0
@@ -63,6 +97,16 @@ class Verdict:
     """Of the questions: `labelled` when people asked them."""
     reason: str = ""
     """Why nothing was judged; empty when something was."""
+    guards: tuple[Guarded, ...] = ()
+    """What the guards say; they are asked of a candidate whose lower bound exceeds the margin, and of no other."""
+    changes: tuple[Change, ...] = ()
+    """The questions that changed most, wins and losses, the greatest change first."""
+
+    @classmethod
+    def load(cls, kept: Mapping[str, Any]) -> Verdict:
+        """The verdict that was kept as JSON, also by a version that knew fewer fields."""
+        guards = tuple(Guarded(**guard) for guard in kept.get("guards", ()))
+        return cls(**{**kept, "guards": guards, "changes": tuple(Change(**change) for change in kept.get("changes", ()))})
 
     def __str__(self) -> str:
         outcome = "promoted" if self.promoted else "the base model stays"
@@ -71,6 +115,7 @@ class Verdict:
         interval = f"{_signed(self.gain)} [{_plain(self.low)}, {_plain(self.high)}]"
         if 0 < self.low <= self.margin:
             interval += f", no lower bound above {self.margin:g}"
+        interval += "".join(f", but {guard}" for guard in self.guards if not guard.held)
         asked = f"held-out {self.kind} questions" if self.kind else "held-out questions"
         return f"{self.metric} on {asked} {self.base:.2f} -> {self.tuned:.2f}, {interval}: {outcome}"
 
@@ -139,27 +184,42 @@ def gate(
     settings: Retrieve,
     margin: float,
     *,
+    guards: Sequence[Guard] = (),
+    fall: float = 0.05,
     limit: int = 6_000,
     seed: int = 17,
 ) -> Verdict:
-    """Whether the best candidate beats the incumbent by more than `margin`, at the lower bound, over the held-out questions.
+    """Whether a candidate beats the incumbent by more than `margin`, at the lower bound, over the held-out questions, and holds the guards.
 
-    Every candidate is judged on all questions; for having chosen the best of n the interval is widened to the level 1 - 0.05 / n
-    (Bonferroni), which costs less width than keeping half of the questions for the choice. A corpus of more than `limit` chunks is
-    judged on the relevant ones and a sample of the others.
+    The best of those that do is chosen. Every candidate is judged on all questions; for having chosen among n the interval is widened to
+    the level 1 - 0.05 / n (Bonferroni), which costs less width than keeping half of the questions for the choice. A corpus of more than
+    `limit` chunks is judged on the relevant ones and a sample of the others. No guard may fall by more than `fall`.
     """
     if mined.unsuitable or not candidates:
         return Verdict(promoted=False, reason=mined.unsuitable or "training gave no candidate")
-    chunks = _sample(mined, limit, seed)
+    chunks, questions = _sample(mined, limit, seed), mined.questions
     known: dict[str, Vectors] = {}
-    base = retrieval_scores(incumbent, chunks, mined.questions, build, settings, known)
-    tuned = {share: retrieval_scores(candidate, chunks, mined.questions, build, settings, known) for share, candidate in candidates.items()}
-    return judge(base, tuned, [question.document for question in mined.questions], margin, seed)
+    before = rankings(incumbent, chunks, questions, build, settings, known)
+    after = {share: rankings(candidate, chunks, questions, build, settings, known) for share, candidate in candidates.items()}
+    base, tuned = _scores(before, questions), {share: _scores(ranked, questions) for share, ranked in after.items()}
+    refused: list[Verdict] = []
+    for share in _best_first(tuned):
+        verdict = judge(base, tuned, [question.document for question in questions], margin, seed, share)
+        if verdict.promoted:
+            found = guarded(incumbent, candidates[share], guards, build, settings, fall, seed)
+            verdict = replace(verdict, promoted=all(guard.held for guard in found), guards=found)
+        verdict = replace(verdict, changes=changes(questions, before, after[share]))
+        if verdict.promoted:
+            return verdict
+        refused.append(verdict)
+    return refused[0]
 
 
-def judge(base: Floats, tuned: Mapping[float, Floats], documents: Sequence[str], margin: float, seed: int = 17) -> Verdict:
-    """The verdict on the best of some candidates, from every question's score and document."""
-    share = max(sorted(tuned), key=lambda one: float(tuned[one].mean()))
+def judge(
+    base: Floats, tuned: Mapping[float, Floats], documents: Sequence[str], margin: float, seed: int = 17, share: float | None = None
+) -> Verdict:
+    """The verdict on one of some candidates, `share` or the best, from every question's score and document."""
+    share = _best_first(tuned)[0] if share is None else share
     interval = paired_bootstrap(base, tuned[share], seed=seed, level=1 - 0.05 / len(tuned), clusters=documents)
     return Verdict(
         promoted=interval.low > margin,
@@ -176,15 +236,57 @@ def judge(base: Floats, tuned: Mapping[float, Floats], documents: Sequence[str],
     )
 
 
-def retrieval_scores(
+def guarded(
+    incumbent: Embedder, candidate: Embedder, guards: Sequence[Guard], build: Build, settings: Retrieve, fall: float, seed: int = 17
+) -> tuple[Guarded, ...]:
+    """What every guard says of a candidate, by the cosine alone and, where it is made from the corpus, by the whole retriever.
+
+    A guard does not hold when its mean fell by more than `fall` and the whole 95 % interval of the difference lies below 0.
+    """
+    found: list[Guarded] = []
+    for guard in guards:
+        known: dict[str, Vectors] = {}
+        before, after = (_by_way(model, guard, build, settings, known) for model in (incumbent, candidate))
+        documents = [question.document for question in guard.questions]
+        found += [hold(guard.name, way, before[way], after[way], documents, fall, seed) for way in before]
+    return tuple(found)
+
+
+def hold(guard: str, way: str, base: Floats, tuned: Floats, documents: Sequence[str], fall: float, seed: int = 17) -> Guarded:
+    """Whether a guard holds, from every question's score and document."""
+    interval = paired_bootstrap(base, tuned, seed=seed, clusters=documents)
+    held = interval.mean >= -fall or interval.high >= 0
+    return Guarded(
+        guard, way, float(base.mean()), float(tuned.mean()), interval.mean, interval.low, interval.high, questions=len(base), held=held
+    )
+
+
+def changes(
+    questions: Sequence[Question], before: Sequence[Sequence[str]], after: Sequence[Sequence[str]], limit: int = 200
+) -> tuple[Change, ...]:
+    """The questions whose score differs between two rankings, the greatest difference first, at most `limit`."""
+    each = (
+        Change(one.text, one.document, rank(old, one), rank(new, one), answered(old, one), answered(new, one))
+        for one, old, new in zip(questions, before, after, strict=True)
+    )
+    changed = [change for change in each if change.before != change.after]
+    return tuple(sorted(changed, key=lambda change: -abs(change.after - change.before))[:limit])
+
+
+def rank(ranked: Sequence[str], question: Question) -> int | None:
+    """The place of the first right chunk, from 1; None when there is none."""
+    return next((place for place, id in enumerate(ranked, 1) if id in question.relevant), None)
+
+
+def rankings(
     embedder: Embedder,
     chunks: Sequence[Chunk],
     questions: Sequence[Question],
     build: Build,
     settings: Retrieve,
     known: dict[str, Vectors],
-) -> Floats:
-    """Each question's nDCG@10 under the shipped retriever over an index of these chunks; zeros for a model whose vectors are no numbers.
+) -> list[list[str]]:
+    """The ids of the ten best chunks for each question under the shipped retriever; none for a model whose vectors are no numbers.
 
     `known` keeps the chunks' plain vectors by encoder: models that differ in their term space alone need them once.
     """
@@ -192,14 +294,11 @@ def retrieval_scores(
         known[embedder.encoder] = embedder.plain([views(chunk) for chunk in chunks])
     vectors = embedder.joined(known[embedder.encoder], [chunk.context for chunk in chunks])
     if not np.isfinite(vectors).all():
-        return np.zeros(len(questions))
+        return [[] for _ in questions]
     everyone = tuple(sorted({group for chunk in chunks for group in chunk.groups}))
     with closing(build(chunks, vectors)) as index:
-        retriever = Retriever(
-            index, embedder, Calibration.default(), candidates=settings.candidates, dense_weight=settings.dense_weight
-        )
-        found = [[hit.chunk.id for hit in retriever.search(question.text, everyone, 10)] for question in questions]
-    return np.array([answered(ids, question) for ids, question in zip(found, questions, strict=True)])
+        retriever = Retriever(index, embedder, Calibration.default(), candidates=settings.candidates, dense_weight=settings.dense_weight)
+        return [[hit.chunk.id for hit in retriever.search(question.text, everyone, 10)] for question in questions]
 
 
 def answered(ranked: Sequence[str], question: Question) -> float:
@@ -250,6 +349,23 @@ def foreign_questions(seed: int = 17) -> list[str]:
     bag = [word for question in questions for word in question.rstrip("?").split()]
     random.Random(f"salad {seed}").shuffle(bag)
     return questions + [" ".join(bag[start::len(questions)]) for start in range(len(questions))]
+
+
+def _best_first(tuned: Mapping[float, Floats]) -> list[float]:
+    return sorted(tuned, key=lambda share: (-float(tuned[share].mean()), share))
+
+
+def _scores(ranked: Sequence[Sequence[str]], questions: Sequence[Question]) -> Floats:
+    return np.array([answered(ids, question) for ids, question in zip(ranked, questions, strict=True)])
+
+
+def _by_way(model: Embedder, guard: Guard, build: Build, settings: Retrieve, known: dict[str, Vectors]) -> dict[str, Floats]:
+    """The scores of a guard's questions, by each way that it is judged by; `known` as in `rankings`."""
+    found: dict[str, Floats] = {}
+    for way, weight in ({"dense": 1.0, "shipped": settings.dense_weight} if guard.shipped else {"dense": 1.0}).items():
+        ranked = rankings(model, guard.passages, guard.questions, build, replace(settings, dense_weight=weight), known)
+        found[way] = _scores(ranked, guard.questions)
+    return found
 
 
 def _sample(mined: Mined, limit: int, seed: int) -> list[Chunk]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ragstone.index import Index, Vectors
     from ragstone.rag import Answer
     from ragstone.retrieve import Calibration, Hit, Retriever
-    from ragstone.train import Recipe
+    from ragstone.train import Progress, Recipe
 
 RAW = "raw"
 
@@ -204,7 +205,8 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
     digest = snapshot(settings, store, Silence())
     labels = _labels(settings, show)
     recipe = chosen(labels.digest if labels.labels else "", settings.train.minutes, settings.train.seed, settings.train.epochs)
-    key = f"verdicts/{_digest([digest, settings.train.base, asdict(recipe), asdict(settings.retrieve), settings.train.margin])}.json"
+    demands = [settings.train.margin, settings.train.guard]
+    key = f"verdicts/{_digest([digest, settings.train.base, asdict(recipe), asdict(settings.retrieve), *demands])}.json"
     if not store.stat(key):
         chunks = snapshots.load(store, digest).chunks
         material = labelled.prepare(labels, pairs.mine(chunks, seed=recipe.seed), chunks)
@@ -216,7 +218,7 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
         _create(store, key, {"verdict": asdict(verdict), "model": model})
     shutil.rmtree(_work(settings, digest, recipe), ignore_errors=True)
     kept = json.loads(store.get(key))
-    verdict = Verdict(**kept["verdict"])
+    verdict = Verdict.load(kept["verdict"])
     if promote and verdict.promoted and not _was_in_force(settings, store, kept["model"]):
         _put_in_force(settings, store, digest, kept["model"], str(verdict), show)
     return verdict
@@ -298,6 +300,7 @@ def _train_and_judge(
     from ragstone.candidates import Base, Corpus, make
     from ragstone.embedder import Embedder
     from ragstone.evaluate import gate
+    from ragstone.guard import guards
 
     incumbent_digest = incumbent(settings, store, show)
     incumbent_model = open_model(store, incumbent_digest)
@@ -307,12 +310,14 @@ def _train_and_judge(
     teacher = partial(_teacher, settings, chunks, _plain(opened, incumbent_model, chunks))
     corpus = Corpus(chunks, material, _search(settings, opened, incumbent_model), teacher)
     base = Base(settings.train.base, pull(settings.train.base, show))
-    folders = make(base, corpus, recipe, work, settings.train.url, show)
+    steps: list[Progress] = []
+    folders = make(base, corpus, recipe, work, settings.train.url, show, steps.append)
     mined, kind = material.mined, "labelled " if material.judged_by_people else ""
     show.say(f"train     judging {len(folders)} candidates on {len(mined.questions)} held-out {kind}questions")
     candidates = {share: Embedder(folder) for share, folder in folders.items()}
     margin = min(settings.train.margin, 0.0) if kind else settings.train.margin  # what people asked does not flatter training
-    verdict = gate(incumbent_model, candidates, mined, _scratch_index, settings.retrieve, margin)
+    held_to, fall = guards(mined, recipe.seed), settings.train.guard
+    verdict = gate(incumbent_model, candidates, mined, _scratch_index, settings.retrieve, margin, guards=held_to, fall=fall)
     verdict = replace(verdict, kind=kind.strip())
     if material.seen:
         seen = replace(mined, questions=material.seen)
@@ -320,10 +325,17 @@ def _train_and_judge(
         show.say(f"train     on {apart.questions} of documents that training knows: {apart.base:.2f} -> {apart.tuned:.2f}")
     if verdict.promoted:
         folder = folders[verdict.share]
-        (folder / "report.json").write_bytes(canonical({**asdict(verdict), "incumbent": incumbent_digest, "snapshot": snapshot}))
+        report = {**asdict(verdict), "incumbent": incumbent_digest, "snapshot": snapshot, "curve": _curve(steps)}
+        (folder / "report.json").write_bytes(canonical(report))
         digest = candidates[verdict.share].digest
         stores.publish(store, f"models/{digest}", folder)
     return verdict, digest if verdict.promoted else ""
+
+
+def _curve(steps: Sequence[Progress], points: int = 200) -> list[dict[str, float]]:
+    """The loss of a run by step, at most so many of them, the last one included. Of a resumed run it begins where that resumed."""
+    stride = max(1, math.ceil(len(steps) / points))
+    return [{"step": now.step, "loss": now.loss} for now in reversed(steps[::-1][::stride])]
 
 
 def _put_in_force(settings: Settings, store: Store, snapshot: str, model: str, note: str, show: Show) -> None:

@@ -19,6 +19,7 @@ from ragstone.corpus.snapshot import load as load_snapshot
 from ragstone.errors import CorpusError, TrainError
 from ragstone.show import Silence
 from ragstone.store import Store
+from ragstone.train import Progress
 
 
 class Lines(Silence):
@@ -147,7 +148,7 @@ def test_a_model_that_passes_the_gate_is_put_in_force_once_and_stays_back_when_r
     (tmp_path / "docs").mkdir()
     for name, text in sorted(topics.items())[:45]:
         (tmp_path / "docs" / f"{name.lower()}.txt").write_text(text)
-    lenient = config.override(settings, "train", margin=-1.0, minutes=0.05, epochs=1)  # whatever training gives passes
+    lenient = config.override(settings, "train", margin=-1.0, guard=1.0, minutes=0.05, epochs=1)  # whatever training gives passes
     first = project.build(lenient, opened, Silence())
 
     verdict = project.train(lenient, opened, Silence(), promote=False)
@@ -155,6 +156,9 @@ def test_a_model_that_passes_the_gate_is_put_in_force_once_and_stays_back_when_r
     (model,) = {stat.key.split("/")[1] for stat in opened.list("models/")} - {first.model}
     report = json.loads((store.fetch(opened, f"models/{model}") / "report.json").read_bytes())
     assert (report["promoted"], report["incumbent"], report["questions"]) == (True, first.model, verdict.questions)
+    assert {guard["guard"] for guard in report["guards"]} >= {"general", "negation"}
+    assert all(change["question"] and change["before"] != change["after"] for change in report["changes"])
+    assert [point["step"] for point in report["curve"]] == list(range(1, len(report["curve"]) + 1))
     assert [record.release for record in release.history(opened, "production")] == [first.id]
 
     assert project.train(lenient, opened, Silence()) == verdict
@@ -217,6 +221,14 @@ def test_labels_that_can_not_be_used_are_named_and_strict_makes_them_fatal(setti
     assert "labels    1 labels can't be used: pairs.csv:3 the corpus has no chunk, document or passage 'lost.md'" in said.lines
     with pytest.raises(TrainError, match=r"pairs\.csv:4 has no question"):
         project.train(config.override(with_pairs, "corpus", strict=True), opened, Silence())
+
+
+def test_a_long_training_curve_is_thinned_and_keeps_its_end() -> None:
+    steps = [Progress(step, 1000, 1 / step, 0.0) for step in range(1, 1001)]
+    curve = project._curve(steps, 200)
+    assert [point["step"] for point in curve] == list(range(5, 1001, 5))
+    assert curve[-1] == {"step": 1000, "loss": 0.001}
+    assert project._curve([]) == []
 
 
 def test_groups_of_the_settings_reach_the_chunks(settings: Settings, opened: Store, manuals: Path) -> None:

@@ -1,4 +1,4 @@
-"""Labels over a corpus: the chunks they mean, a split by document, training pairs and held-out questions.
+"""From placed labels to what a model is trained and judged on: a split by document, training pairs, held-out questions.
 
 No document that answers a held-out question is a positive in training. It knows nothing of files or models.
 """
@@ -11,9 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ragstone.corpus import Chunk, quotes
-from ragstone.corpus.labels import Label, Labels, Target, Unusable
+from ragstone.corpus import Chunk
+from ragstone.corpus.labels import Labels, Unusable
 from ragstone.corpus.pairs import HELD_OUT, PAIRS, QUESTIONS, Mined, Pair, Question, Search, distil, harden, unit_of, words
+from ragstone.corpus.placed import Answer, Asked, place
 
 MOST_QUESTIONS = 600
 """Held-out questions at most: past that, an interval gets hardly narrower and the gate only slower."""
@@ -22,29 +23,6 @@ MOST_TAUGHT = 1_200
 """Mined pairs at most that a teacher scores: with 1,900, half of what 1,000 had won on TAT-QA was lost again."""
 FEW = 1_000
 """With fewer labelled pairs, mined ones fill up to this number."""
-LEAST_WORDS = 8
-"""A shorter passage that is nowhere in the corpus teaches nothing."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What answers a question, or does not: any one of `chunks` alike; where the corpus has it nowhere, the passage `text`."""
-
-    chunks: tuple[str, ...] = ()
-    text: str = ""
-    grade: float = 1.0
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A labelled question over a corpus."""
-
-    text: str
-    answers: tuple[Answer, ...]
-    wrong: tuple[Answer, ...] = ()
-    apart: tuple[Answer, ...] = ()
-    """What answers it too but is not trained on, as it answers a held-out question."""
-    held_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,14 +82,6 @@ def prepare(labels: Labels, mined: Mined, chunks: Sequence[Chunk]) -> Material:
     return replace(_filled(replace(mined, questions=held_out), train), unusable=unusable)
 
 
-def place(labels: Labels, chunks: Sequence[Chunk]) -> tuple[tuple[Asked, ...], tuple[Unusable, ...]]:
-    """The labelled questions with what they mean in the corpus, and what means nothing there."""
-    found = _Places(chunks, [target.text for label in labels.labels for target in label.targets])
-    unusable: list[Unusable] = []
-    asked = tuple(one for label in labels.labels if (one := _place(label, found, unusable)))
-    return asked, tuple(unusable)
-
-
 def split(asked: Sequence[Asked], chunks: Sequence[Chunk]) -> Split:
     """A fifth of the questions held out, at least 60; none when training would keep less than half of them.
 
@@ -157,84 +127,6 @@ def _filled(mined: Mined, train: tuple[Asked, ...]) -> Material:
     return Material(replace(mined, pairs=kept, unsuitable=mined.unsuitable or lacking), train)
 
 
-class _Places:
-    """Where the things that labels name are in a corpus."""
-
-    def __init__(self, chunks: Sequence[Chunk], texts: Iterable[str]) -> None:
-        self.chunks = {chunk.id: chunk for chunk in chunks}
-        self.documents: defaultdict[str, list[str]] = defaultdict(list)
-        self.copies: defaultdict[str, list[str]] = defaultdict(list)
-        for chunk in chunks:
-            self.documents[chunk.document].append(chunk.id)
-            self.copies[chunk.text].append(chunk.id)
-        self.short = _short_names(self.documents)
-        self.quotes = quotes.find({text for text in texts if text not in self.chunks and not self.document(text)}, chunks)
-
-    def __call__(self, target: Target) -> tuple[str, ...]:
-        """The chunks that the target means and its asker may read, every copy of them included."""
-        named = next((ids for name in (target.name, target.text) if (ids := self.named(name))), ())
-        ids = named or self.quotes.get(target.text, ())
-        spread = dict.fromkeys(copy for id in ids for copy in self.copies[self.chunks[id].text])
-        seen = set(target.groups)
-        return tuple(id for id in spread if not seen or seen & set(self.chunks[id].groups))
-
-    def named(self, name: str) -> tuple[str, ...]:
-        """The chunk with this id, or the chunks of the document with this id, path or unmistakable end of a path."""
-        return (name,) if name in self.chunks else tuple(self.documents.get(self.document(name), ()))
-
-    def document(self, name: str) -> str:
-        """The id of the document that goes by this name; empty when there is none."""
-        parts = name.split("/")
-        ends = ("/".join(parts[at:]) for at in range(len(parts)))
-        return next((end if end in self.documents else self.short[end] for end in ends if end in self.documents or end in self.short), "")
-
-
-def _short_names(documents: Iterable[str]) -> dict[str, str]:
-    """Documents by their file's name, with and without its ending, where only one has it."""
-    found = defaultdict(list)
-    for document in documents:
-        name = document.rsplit("/", 1)[-1]
-        for short in {name, name.rsplit(".", 1)[0]} - {document, ""}:
-            found[short].append(document)
-    return {name: its[0] for name, its in found.items() if len(its) == 1}
-
-
-def _place(label: Label, places: _Places, unusable: list[Unusable]) -> Asked | None:
-    """The question with its answers; None when it keeps none."""
-    right: list[Answer] = []
-    wrong: list[Answer] = []
-    for target in label.targets:
-        chunks = places(target)
-        text = "\n".join(filter(None, (target.title, target.text)))
-        if chunks:
-            (right if target.grade > 0 else wrong).append(Answer(chunks, grade=target.grade))
-        elif len(words(target.text)) >= LEAST_WORDS:
-            (right if target.grade > 0 else wrong).append(Answer(text=text, grade=target.grade))
-        else:
-            unusable.append(Unusable(target.where, _why(target, places)))
-    return Asked(label.question, _distinct(right), tuple(wrong), held_out=label.held_out) if right else None
-
-
-def _why(target: Target, places: _Places) -> str:
-    """Why a target means nothing in the corpus."""
-    said = (target.name or target.text)[:60]
-    if target.groups and places(replace(target, groups=())):
-        return f"{said!r} is not for {', '.join(target.groups)}"
-    return f"the corpus has no chunk, document or passage {said!r}"
-
-
-def _distinct(answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    """The answers, best first, a chunk in the first that has it: no chunk counts twice."""
-    taken: set[str] = set()
-    kept = []
-    for answer in sorted(answers, key=lambda answer: -answer.grade):
-        left = tuple(id for id in answer.chunks if id not in taken)
-        taken |= set(left)
-        if left or answer.text:
-            kept.append(replace(answer, chunks=left))
-    return tuple(kept)
-
-
 Documents = Callable[[Iterable[Answer]], frozenset[str]]
 
 
@@ -254,9 +146,10 @@ def _given(asked: Sequence[Asked], documents: Documents) -> Split | None:
     train = tuple(one for one in asked if not one.held_out)
     learned, known = _union(train, documents), {one.text for one in train}
     dev = [one for one in asked if one.held_out and documents(one.answers)]
-    seen = tuple(one for one in dev if one.text in known or documents(one.answers) & learned)
-    unseen = tuple(one for one in dev if one not in seen)
-    return Split(train, unseen[:MOST_QUESTIONS], seen) if train and len(unseen) >= QUESTIONS else None
+    seen = [one.text in known or bool(documents(one.answers) & learned) for one in dev]
+    unseen = tuple(one for one, was in zip(dev, seen, strict=True) if not was)[:MOST_QUESTIONS]
+    apart = tuple(one for one, was in zip(dev, seen, strict=True) if was)
+    return Split(train, unseen, apart) if train and len(unseen) >= QUESTIONS else None
 
 
 def _chosen(asked: Sequence[Asked], documents: Documents, room: int) -> list[Asked]:
@@ -322,7 +215,7 @@ def _set_apart(asked: Iterable[Asked], judged: frozenset[str], documents: Docume
 def _pair(one: Asked, answer: Answer, by_id: Mapping[str, Chunk], search: Search) -> Pair:
     found = search(one.text, 200) if any(len(each.chunks) > 1 for each in (answer, *one.wrong)) else ()
     own = _best(one.text, answer, by_id, found)
-    known = [by_id[id].context for each in (*one.answers, *one.apart) for id in each.chunks]
+    known = [text for each in (*one.answers, *one.apart) for text in (each.text, *(by_id[id].context for id in each.chunks)) if text]
     wrong = [_best(one.text, each, by_id, found) for each in one.wrong]
     return Pair(
         question=one.text,

@@ -50,7 +50,7 @@ def write(folder: Path, card: Card) -> None:
 
 
 def digest(folder: Path, card: Card) -> str:
-    """SHA-256 over what the vectors depend on: the weight files, the term space and the card's pooling, prefixes, length and layers. Not the graph."""
+    """SHA-256 over what the vectors depend on: the weights, the term space, and what the card says of use. Not the graph."""
     space = [terms.FILE] if (folder / terms.FILE).is_file() else []
     files = [*WEIGHTS, *space, *(f"{layer}/{file}" for layer in card.dense for file in dense.FILES)]
     parts = {file: sha256(folder / file) for file in files}

@@ -100,11 +100,12 @@ def describe(
     query_prefix: str | None = None,
     document_prefix: str | None = None,
 ) -> Card:
-    """How a folder in Sentence-Transformers' layout is used: by its own files, or by its family; a prefix that is given counts instead.
+    """How a folder in Sentence-Transformers' layout is used: by its card, its own files, or its family; a prefix that is given counts instead.
 
     Raises `WeightsError` when the model is not one that runs here.
     """
-    card = layout.describe(weights, Card(name=name, base=base, dimensions=0, lineage=lineage or {}))
+    said = replace(read_card(weights), name=name, base=base) if (weights / "card.json").is_file() else None
+    card = said or layout.describe(weights, Card(name=name, base=base, dimensions=0, lineage=lineage or {}))
     return replace(
         card,
         query_prefix=card.query_prefix if query_prefix is None else query_prefix,

@@ -129,19 +129,17 @@ class BertEncoder(Encoder):
 
 
 class AnyEncoder(Encoder):
-    """A transformer of any architecture that the package transformers has. Its word embeddings are not trained, like BERT's."""
+    """A transformer of any architecture that the package transformers has. Its word embeddings are not trained, like BERT's, nor is a
+    weight that the package puts together from several of the file's."""
 
     def __init__(self, folder: Path, card: Card, device: torch.device, half: bool) -> None:
         super().__init__(folder, card, device, half)
         self.model = _transformer(folder).to(device).eval()
         self.dropout = max((module.p for module in self.model.modules() if isinstance(module, torch.nn.Dropout)), default=0.0)
         words = {id(weight) for weight in self.model.get_input_embeddings().parameters()}
-        self.weights = {
-            name: weight.requires_grad_(False)
-            for name, weight in self.model.named_parameters()
-            if id(weight) not in words and "pooler." not in name
-        }
-        self.stored = _stored(folder, self.weights)
+        moved = {name: weight.requires_grad_(False) for name, weight in self.model.named_parameters() if id(weight) not in words}
+        self.stored = _stored(folder, moved)
+        self.weights = {name: moved[name] for name in self.stored if "pooler." not in name}
 
     def states(self, ids: Tensor, mask: Tensor, dropout: float) -> Tensor:
         """The last hidden states, [n, tokens, width]; a rate of dropout turns on the model's own."""

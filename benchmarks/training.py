@@ -109,7 +109,7 @@ def measure(collection: Collection, known: Labels, recipe: Recipe, work: Path) -
     rank = lambda folder: ranks(open_retriever(Embedder(folder), collection, plain))  # noqa: E731
     corpus = Corpus(collection.chunks, material, search(retriever), rank)
     began = time.perf_counter()
-    folders = make(Base("minilm", weights.pull("minilm")), corpus, recipe, work, "local", Terminal())
+    folders = make(Base("minilm", work / "base"), corpus, recipe, work, "local", Terminal())
     seconds = time.perf_counter() - began
     candidates = {share: Embedder(folder) for share, folder in folders.items()}
     verdict = gate(base, candidates, material.mined, build, SHIPPED, 0.0 if material.judged_by_people else MARGIN)

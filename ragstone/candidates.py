@@ -6,7 +6,7 @@ import itertools
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ragstone import embedder, terms, train
@@ -22,7 +22,7 @@ SAMPLE = 1_000
 
 @dataclass(frozen=True)
 class Base:
-    """The model that training starts from: its name, and its weights in Sentence-Transformers' layout."""
+    """The model that training starts from: its name and its model folder."""
 
     name: str
     folder: Path
@@ -66,8 +66,9 @@ def make(
 
 def _untrained(base: Base, folder: Path, recipe: Recipe) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    embedder.prepare(base.folder, folder, name=f"{base.name}-tuned", base=base.name, lineage={"recipe": asdict(recipe), "share": 0.0})
+    card = embedder.read_card(base.folder)
+    lineage = {"base": embedder.digest(base.folder), "recipe": asdict(recipe), "share": 0.0}
+    embedder.place(base.folder, folder, replace(card, name=f"{base.name}-tuned", base=base.name, lineage=lineage))
     return folder
 
 

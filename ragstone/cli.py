@@ -332,7 +332,7 @@ def models_list() -> None:
 
 
 @models.command("pull")
-def models_pull(name: Annotated[str, typer.Argument(help="A name of `ragstone models list`, or a path.")]) -> None:
+def models_pull(name: Annotated[str, typer.Argument(help="A name of `ragstone models list`, hub://org/name, or a path.")]) -> None:
     """Get weights into the cache, checked by SHA-256; print where they are."""
     from ragstone import project
 

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, get_type_hints
 from ragstone.errors import ConfigError
 
 FILE = "ragstone.toml"
+AUTO = "auto"
+"""What a setting says that leaves the choice to what is found."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,11 @@ class Train:
 
     url: str = "local"
     base: str = "minilm"
-    """The base model: a name of `ragstone models list`, or a folder in Sentence-Transformers' layout."""
+    """The base model: a name of `ragstone models list`, a folder in Sentence-Transformers' layout, or a hub's id (`hub://org/name`)."""
+    query_prefix: str = AUTO
+    """What goes before a question: `auto` is what the base's own files say, else what its family is known for."""
+    document_prefix: str = AUTO
+    """What goes before a passage, likewise."""
     minutes: float = 10.0
     """Wall-clock bound of the optimisation; the best checkpoint so far is judged when it is reached. 0 turns training off."""
     epochs: int = 3

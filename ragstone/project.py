@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ragstone import release as releases
 from ragstone import store as stores
-from ragstone.config import Settings
+from ragstone.config import AUTO, Settings
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.errors import Conflict, CorpusError, TrainError
 from ragstone.release import Record, Release, canonical
@@ -92,8 +92,11 @@ def base(settings: Settings, store: Store, show: Show) -> str:
     """The digest of the base model, prepared from its weights and published."""
     from ragstone import embedder
 
+    name, weights = settings.train.base, pull(settings.train.base, show)
+    query, document = (None if prefix == AUTO else prefix for prefix in (settings.train.query_prefix, settings.train.document_prefix))
+    card = embedder.describe(weights, name=name, base=name, query_prefix=query, document_prefix=document)
     with _folder() as folder:
-        digest = embedder.prepare(pull(settings.train.base, show), folder, name=settings.train.base, base=settings.train.base)
+        digest = embedder.place(weights, folder, card)
         stores.publish(store, f"models/{digest}", folder)
     return digest
 
@@ -206,7 +209,7 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
     labels = _labels(settings, show)
     recipe = chosen(labels.digest if labels.labels else "", settings.train.minutes, settings.train.seed, settings.train.epochs)
     demands = [settings.train.margin, settings.train.guard]
-    key = f"verdicts/{_digest([digest, settings.train.base, asdict(recipe), asdict(settings.retrieve), *demands])}.json"
+    key = f"verdicts/{_digest([digest, _base(settings), asdict(recipe), asdict(settings.retrieve), *demands])}.json"
     if not store.stat(key):
         chunks = snapshots.load(store, digest).chunks
         material = labelled.prepare(labels, pairs.mine(chunks, seed=recipe.seed), chunks)
@@ -309,9 +312,9 @@ def _train_and_judge(
     opened = _open_index(store, index_digest)
     teacher = partial(_teacher, settings, chunks, _plain(opened, incumbent_model, chunks))
     corpus = Corpus(chunks, material, _search(settings, opened, incumbent_model), teacher)
-    base = Base(settings.train.base, pull(settings.train.base, show))
+    start = Base(settings.train.base, stores.fetch(store, f"models/{base(settings, store, show)}"))
     steps: list[Progress] = []
-    folders = make(base, corpus, recipe, work, settings.train.url, show, steps.append)
+    folders = make(start, corpus, recipe, work, settings.train.url, show, steps.append)
     mined, kind = material.mined, "labelled " if material.judged_by_people else ""
     show.say(f"train     judging {len(folders)} candidates on {len(mined.questions)} held-out {kind}questions")
     candidates = {share: Embedder(folder) for share, folder in folders.items()}
@@ -372,7 +375,12 @@ def _rolled_back(records: Sequence[Record]) -> set[str]:
 
 def _work(settings: Settings, snapshot: str, recipe: Recipe) -> Path:
     """Where a run keeps its checkpoint until its verdict is stored."""
-    return settings.folder / ".ragstone" / "work" / _digest([snapshot, settings.train.base, asdict(recipe)])[:16]
+    return settings.folder / ".ragstone" / "work" / _digest([snapshot, _base(settings), asdict(recipe)])[:16]
+
+
+def _base(settings: Settings) -> tuple[str, str, str]:
+    """What decides the base model."""
+    return settings.train.base, settings.train.query_prefix, settings.train.document_prefix
 
 
 def _labels(settings: Settings, show: Show) -> Labels:

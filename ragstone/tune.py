@@ -12,7 +12,6 @@ gradients added up: the weights are those of one process, to rounding and to the
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -36,8 +35,9 @@ try:
     import torch.nn.functional as nn
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file, save_file
-    from tokenizers import Tokenizer
     from torch import Tensor
+
+    from ragstone import encoder
 except ImportError as missing:
     raise TrainError(f"training needs {missing.name}, which is not installed", "pip install 'ragstone[train]'") from missing
 
@@ -49,9 +49,6 @@ AT_RANDOM = 0.1
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_STEPS = 20
 CHECKPOINT_SECONDS = 30.0
-FROZEN = ("embeddings.word_embeddings.", "pooler.")
-"""Half of MiniLM's weights: a few thousand pairs touch each word too rarely to move it well, and a checkpoint is half as big. The
-pooler takes no part in the vectors."""
 
 
 class Workers(Protocol):
@@ -117,12 +114,12 @@ class Run:
         self.workers, self.told = workers or Alone(), saved
         self.identity = f"{embedder.digest(self.base)} {digest(pairs)} {recipe.digest}"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.encoder = Encoder(self.base, self.device)
+        self.encoder = encoder.open(self.base, self.device, _half(self.device))
         self.card = self.encoder.card
         self.guide = embedder.Embedder(self.base)
         self.known_questions: dict[str, Vector] = {}
         self.known_passages: dict[str, Vector] = {}
-        self.learned = {name: weight.requires_grad_() for name, weight in self.encoder.weights.items() if not name.startswith(FROZEN)}
+        self.learned = {name: weight.requires_grad_() for name, weight in self.encoder.weights.items()}
         self.optimiser = torch.optim.AdamW(self.learned.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.step = 0
         self.seconds = 0.0
@@ -254,14 +251,11 @@ class Run:
         folder.mkdir()
         weights: dict[str, Tensor] = load_file(self.base / "model.safetensors")
         for name, tuned in self.learned.items():
-            key = name if name in weights else f"bert.{name}"
+            key = self.encoder.stored[name]
             mixed = torch.lerp(weights[key].float(), tuned.detach().float().cpu(), share)
             weights[key] = mixed.to(weights[key].dtype).contiguous()
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        for name in (*embedder.WEIGHTS[1:], *embedder.LAYOUT):
-            if (self.base / name).is_file():
-                (folder / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(self.base / name, folder / name)
+        embedder.copy(self.base, folder)
         lineage: dict[str, object] = {
             "base": embedder.digest(self.base),
             "pairs": digest(self.pairs),
@@ -271,63 +265,6 @@ class Run:
         }
         embedder.finish(folder, replace(self.card, name=f"{self.card.name}-tuned", base=embedder.digest(self.base), lineage=lineage))
         return folder
-
-
-class Encoder:
-    """A model folder in PyTorch: texts in, unit vectors out. A BERT encoder is all that is served, so it is all that is trained."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        config = json.loads((folder / "config.json").read_bytes())
-        self.card, self.device = embedder.read_card(folder), device
-        self.heads, self.layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
-        self.epsilon, self.dropout = float(config["layer_norm_eps"]), float(config["hidden_dropout_prob"])
-        self.weights = {name.removeprefix("bert."): weight for name, weight in load_file(folder / "model.safetensors").items()}
-        self.weights = {name: weight.float().to(device) for name, weight in self.weights.items() if weight.is_floating_point()}
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.enable_padding()
-        self.half = _half(device)
-
-    def encode(self, texts: Sequence[str], tokens: int, dropout: float = 0.0) -> Tensor:
-        """float32 [n, dimensions] on the device, with gradients where the weights ask for them; a text is cut to `tokens` tokens."""
-        self.tokenizer.enable_truncation(min(tokens, self.card.max_tokens))
-        read = self.tokenizer.encode_batch(list(texts))
-        ids = torch.tensor([one.ids for one in read], device=self.device)
-        mask = torch.tensor([one.attention_mask for one in read], device=self.device, dtype=torch.bool)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            states = self._states(ids, mask, dropout).float()
-        weight = mask.unsqueeze(-1).float()
-        pooled = states[:, 0] if self.card.pooling == "cls" else (states * weight).sum(1) / weight.sum(1)
-        return nn.normalize(pooled, dim=1)
-
-    def _states(self, ids: Tensor, mask: Tensor, dropout: float) -> Tensor:
-        """The last hidden states, [n, tokens, width]."""
-        tables = {name: self.weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")}
-        states = nn.embedding(ids, tables["word"]) + tables["position"][: ids.shape[1]] + tables["token_type"][0]
-        states = nn.dropout(self._norm("embeddings", states), dropout)
-        for layer in range(self.layers):
-            at = f"encoder.layer.{layer}"
-            attended = self._dense(f"{at}.attention.output", self._attend(f"{at}.attention.self", states, mask, dropout))
-            states = self._norm(f"{at}.attention.output", states + nn.dropout(attended, dropout))
-            inner = nn.gelu(self._dense(f"{at}.intermediate", states))
-            states = self._norm(f"{at}.output", states + nn.dropout(self._dense(f"{at}.output", inner), dropout))
-        return states
-
-    def _attend(self, at: str, states: Tensor, mask: Tensor, dropout: float) -> Tensor:
-        texts, tokens, width = states.shape
-        parts = (self._linear(f"{at}.{part}", states) for part in ("query", "key", "value"))
-        query, key, value = (part.view(texts, tokens, self.heads, -1).transpose(1, 2) for part in parts)
-        mixed = nn.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :], dropout_p=dropout)
-        return mixed.transpose(1, 2).reshape(texts, tokens, width)
-
-    def _dense(self, at: str, states: Tensor) -> Tensor:
-        return self._linear(f"{at}.dense", states)
-
-    def _linear(self, at: str, states: Tensor) -> Tensor:
-        return nn.linear(states, self.weights[f"{at}.weight"], self.weights[f"{at}.bias"])
-
-    def _norm(self, at: str, states: Tensor) -> Tensor:
-        weight, bias = self.weights[f"{at}.LayerNorm.weight"], self.weights[f"{at}.LayerNorm.bias"]
-        return nn.layer_norm(states.float(), weight.shape, weight, bias, self.epsilon)
 
 
 def targets(batch: Sequence[Pair], temperature: float) -> Tensor:

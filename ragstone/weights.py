@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from ragstone import hub
 from ragstone.config import cache_folder
 from ragstone.errors import WeightsError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Files that run code when they are loaded; never read."""
+
+SAFE = ("model.safetensors", "model.safetensors.index.json")
+"""The weights of an embedding model: one file, or several and their index."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,17 @@ def known() -> list[Weights]:
 def pull(name: str, progress: Callable[[str], None] | None = None) -> Path:
     """The folder (embedding model) or file (generator) of `name`: downloaded once, then from the cache. A local path passes through.
 
+    An embedding model can be named by its id on a model hub too: `hub://org/name` or `org/name`, if there is no such path.
+
     `progress` is told in words what is downloaded. Raises `WeightsError` on an unknown name, a failed download, and a file that is
     unsafe or not what its SHA-256 says.
     """
+    say = progress or (lambda words: None)
     for weights in known():
         if weights.name == name:
-            return weights.path if weights.here else _download(weights, progress or (lambda words: None))
+            return weights.path if weights.here else _download(weights, say)
+    if hub.is_id(name) and not Path(name).exists():
+        return hub.pull(name, say)
     return _local(name)
 
 
@@ -116,10 +125,10 @@ def _local(name: str) -> Path:
     path = Path(name).expanduser()
     if not path.exists():
         names = ", ".join(weights.name for weights in known())
-        raise WeightsError(f"{name!r} is no file, no folder and none of {names}; model hubs are not read", "ragstone models list")
+        raise WeightsError(f"{name!r} is no file, no folder, no id of a model hub and none of {names}", "ragstone models list")
     if path.suffix in PICKLES:
         raise WeightsError(f"{path} may run code when it is loaded; safetensors and GGUF files are safe")
-    if path.is_dir() and not (path / "model.safetensors").is_file():
+    if path.is_dir() and not any((path / file).is_file() for file in SAFE):
         pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
         seen = f"only {pickled[0]}, which may run code when it is loaded" if pickled else "none"
         raise WeightsError(f"{path} must hold model.safetensors; it has {seen}")

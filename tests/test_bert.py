@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ragstone import bert, embedder, weights
+from ragstone import embedder, weights
 from ragstone.embedder import Embedder, Vectors
 from ragstone.errors import WeightsError
+from ragstone.model import bert
+from ragstone.model.architecture import buckets
 from tests.tiny import tiny
 from tests.topics import topics
 
@@ -90,7 +92,7 @@ def test_half_precision_weights_are_read(small: Path, tmp_path: Path) -> None:
     assert len(bert.build(folder, "mean")) == len(bert.build(small, "mean"))
 
 
-@pytest.mark.parametrize("setting", [{"model_type": "roberta"}, {"hidden_act": "relu"}, {"position_embedding_type": "relative_key"}])
+@pytest.mark.parametrize("setting", [{"model_type": "qwen3"}, {"hidden_act": "relu"}, {"position_embedding_type": "relative_key"}])
 def test_another_architecture_is_refused_by_name(small: Path, tmp_path: Path, setting: dict[str, str]) -> None:
     ((name, value),) = setting.items()
     with pytest.raises(WeightsError, match=f"has {name} '{value}'"):
@@ -105,6 +107,14 @@ def test_an_unknown_pooling_is_refused(small: Path) -> None:
 def test_a_missing_tensor_is_named(small: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"has no tensor 'encoder\.layer\.2\.attention"):
         bert.build(edited(small, tmp_path / "model", num_hidden_layers=3), "mean")
+
+
+def test_a_bias_by_distance_is_cut_to_the_text() -> None:
+    """MPNet's: near distances have a row each, far ones share, and the two sides are apart."""
+    rows = buckets(200, 32)
+    assert (rows[:50, :50] == buckets(50, 32)).all()
+    assert (rows[10, 10], rows[17, 10], rows[10, 17]) == (0, 7, 23)
+    assert (rows[199, 0], rows[0, 199], rows.max()) == (15, 31, 31)
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])

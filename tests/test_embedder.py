@@ -13,7 +13,9 @@ import pytest
 
 from ragstone import embedder
 from ragstone.embedder import Embedder
+from ragstone.engine import onnx
 from ragstone.errors import WeightsError
+from tests.bases import base
 from tests.tiny import tiny
 
 TEXTS = ["a pump", "the seal of the feed pump is flushed with water at 6 bar", "", "漢字 and £", "word " * 500]
@@ -63,7 +65,7 @@ def test_calls_from_several_threads_do_not_disturb_each_other(model: Embedder) -
 
 
 def test_progress_counts_every_passage_in_order(model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedder, "SLAB", 2)
+    monkeypatch.setattr(onnx, "SLAB", 2)
     seen: list[int] = []
     model.documents(TEXTS, seen.append)
     assert seen == [1, 2, 3, 4, 5]
@@ -114,6 +116,20 @@ def test_a_folder_without_a_weight_file_is_refused_by_name(folder: Path, tmp_pat
     (source / "tokenizer.json").unlink()
     with pytest.raises(WeightsError, match=r"has no tokenizer\.json"):
         embedder.prepare(source, tmp_path / "model", name="mine", base="mine")
+
+
+def test_a_prefix_that_is_given_counts_instead_of_the_folders(folder: Path) -> None:
+    source = folder.parent / "source"
+    described = embedder.describe(source, name="mine", base="org/e5-small", query_prefix="")
+    assert (described.query_prefix, described.document_prefix) == ("", "passage: ")
+
+
+def test_the_layers_after_pooling_are_in_the_digest(tmp_path: Path) -> None:
+    source = base(tmp_path / "source", "bert", dense=["torch.nn.modules.linear.Identity"])
+    digest = embedder.prepare(source, tmp_path / "model", name="mine", base="mine")
+    with (tmp_path / "model/2_Dense/model.safetensors").open("ab") as end:
+        end.write(b" ")
+    assert embedder.digest(tmp_path / "model") != digest
 
 
 @pytest.mark.parametrize("file", ["card.json", "tokenizer.json", "model.onnx"])

@@ -222,13 +222,13 @@ train.connect("local").train(Path({str(base)!r}), pairs(), SHORT, Path({str(tmp_
 
 def test_what_is_trained_is_what_is_served(tmp_path: Path) -> None:
     """The two are written apart, in PyTorch and as a graph; the graph's products are int8, hence 0.98."""
-    from ragstone.tune import Encoder
+    from ragstone import encoder
 
     folder = tmp_path / "minilm"
     embedder.prepare(weights.pull("minilm"), folder, name="minilm", base="minilm")
     texts = ["how is a class made?", topics()[0].text, "one"]
     with torch.no_grad():
-        trained = Encoder(folder, torch.device("cpu")).encode(texts, 256).numpy()
+        trained = encoder.open(folder, torch.device("cpu")).encode(texts, 256).numpy()
     assert (trained * Embedder(folder, threads=1).documents(texts)).sum(axis=1) == pytest.approx(1, abs=0.02)
 
 

@@ -100,7 +100,7 @@ def describe(
     query_prefix: str | None = None,
     document_prefix: str | None = None,
 ) -> Card:
-    """How a folder in Sentence-Transformers' layout is used: by its card, its own files, or its family; a prefix that is given counts instead.
+    """How a folder in Sentence-Transformers' layout is used: by its card, its files or its family; a prefix that is given wins.
 
     Raises `WeightsError` when the model is not one that runs here.
     """

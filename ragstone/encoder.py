@@ -6,6 +6,7 @@ Encoders of BERT's kind are computed here, from the tensors that the graph is bu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from ragstone.errors import WeightsError
 from ragstone.model import architecture, dense
 from ragstone.model.card import Card, read_card
+from ragstone.model.layout import STATIC
 from ragstone.model.tensors import FILE
 from ragstone.model.tokens import tokenizer
 
@@ -32,6 +34,8 @@ class Encoder:
     weights: dict[str, Tensor]
     stored: dict[str, str]
     dropout: float
+    pace = 1.0
+    """How many times the recipe's learning rate its weights take."""
 
     def __init__(self, folder: Path, card: Card, device: torch.device, half: bool) -> None:
         self.card, self.device, self.half = card, device, half
@@ -42,7 +46,10 @@ class Encoder:
 
     def encode(self, texts: Sequence[str], tokens: int, dropout: float = 0.0) -> Tensor:
         """float32 [n, dimensions] on the device, with gradients where the weights ask for them; a text is cut to `tokens` tokens."""
-        ids, mask = self._read(texts, min(tokens, self.card.max_tokens))
+        return self.vectors(*self._read(texts, min(tokens, self.card.max_tokens)), dropout)
+
+    def vectors(self, ids: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:
+        """The same for token ids [n, tokens] of which `mask` are the texts', padded at their end."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
             states = self.states(ids, mask, dropout).float()
         vectors = self._pool(states, mask)
@@ -149,11 +156,35 @@ class AnyEncoder(Encoder):
         return states
 
 
+class StaticEncoder(Encoder):
+    """A vector for each token; a text is their mean."""
+
+    dropout = 0.0
+    pace = 100.0
+    """A token's row is touched by the few texts that hold it: at a transformer's rate it would not move."""
+
+    def __init__(self, folder: Path, card: Card, device: torch.device, half: bool) -> None:
+        super().__init__(folder, card, device, half)
+        ((name, table),) = ((name, tensor) for name, tensor in load_file(folder / FILE).items() if name in STATIC)
+        self.weights, self.stored = {name: table.float().to(device)}, {name: name}
+
+    def encode(self, texts: Sequence[str], tokens: int, dropout: float = 0.0) -> Tensor:
+        """float32 [n, dimensions]; a text without a token is zeros."""
+        read = [self.tokenizer.encode(text, add_special_tokens=False).ids[:tokens] for text in texts]
+        flat = torch.tensor([id for ids in read for id in ids], dtype=torch.long, device=self.device)
+        starts = torch.tensor([0, *accumulate(len(ids) for ids in read)][:-1], device=self.device)
+        (table,) = self.weights.values()
+        return nn.normalize(nn.embedding_bag(flat, table, starts, mode="mean"), dim=1)
+
+
+KINDS: Mapping[str, type[Encoder]] = {"onnx": BertEncoder, "static": StaticEncoder, "transformers": AnyEncoder}
+"""The encoder of each engine's models."""
+
+
 def open(folder: Path, device: torch.device, half: bool = False) -> Encoder:
     """The encoder of a complete model folder; `half` computes in bfloat16. Raises `WeightsError` when it can't be read or made."""
     card = read_card(folder)
-    kind = BertEncoder if card.engine == "onnx" else AnyEncoder
-    return kind(folder, card, device, half)
+    return KINDS[card.engine](folder, card, device, half)
 
 
 def _on(device: torch.device, layer: dense.Dense) -> tuple[Tensor, Tensor, bool]:

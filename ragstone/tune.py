@@ -154,7 +154,7 @@ class Run:
         chance = 1_000_003 * self.recipe.seed + 15_485_863 * self.workers.rank + self.step
         torch.manual_seed(chance)  # a resumed run drops out the same units, each worker others
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate * rate(self.step, self.steps, self.recipe.warmup)
+            group["lr"] = self.recipe.learning_rate * self.encoder.pace * rate(self.step, self.steps, self.recipe.warmup)
         loss = self._loss(self._batch())
         if not torch.isfinite(loss):
             raise TrainError(f"the loss is {loss.item()} at step {self.step + 1}", "keep the base model: ragstone up --minutes 0")

@@ -227,6 +227,32 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
     return verdict
 
 
+def distil(settings: Settings, store: Store, target: Path, show: Show) -> Verdict:
+    """How much a static model of the base, made in `target`, finds of the newest snapshot's held-out questions, beside the base.
+
+    Raises `TrainError` where that can't be measured: no static model is made whose loss is not known.
+    """
+    from ragstone import distil as distilling
+    from ragstone import embedder
+    from ragstone.corpus import pairs
+    from ragstone.corpus import snapshot as snapshots
+    from ragstone.evaluate import gate
+
+    chunks = snapshots.load(store, snapshot(settings, store, Silence())).chunks
+    mined = pairs.mine(chunks, seed=settings.train.seed)
+    if mined.unsuitable:
+        reason = f"what a static model loses can't be measured on these documents: {mined.unsuitable}"
+        raise TrainError(reason, "add documents, then: ragstone stage")
+    digest = base(settings, store, show)
+    with show.bar("distil") as advance:
+        distilling.distil(stores.fetch(store, f"models/{digest}"), [chunk.context for chunk in chunks], target, advance)
+    with _folder() as folder:
+        embedder.prepare(target, folder, name=target.name, base=settings.train.base)
+        verdict = gate(open_model(store, digest), {1.0: embedder.Embedder(folder)}, mined, _scratch_index, settings.retrieve, 0.0)
+    (target / "report.json").write_bytes(canonical(asdict(verdict)))
+    return verdict
+
+
 def retrieve(
     settings: Settings, store: Store, question: str, groups: tuple[str, ...], name: str | None = None, top_k: int | None = None
 ) -> list[Hit]:

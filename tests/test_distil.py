@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
 import torch
 
-from ragstone import distil, embedder, encoder
+from ragstone import config, distil, embedder, encoder, project, store
+from ragstone.config import Settings
 from ragstone.corpus.pairs import Pair
 from ragstone.embedder import Embedder
+from ragstone.errors import TrainError
 from ragstone.model.tensors import load
 from ragstone.recipe import Recipe
+from ragstone.show import Silence
 from ragstone.tune import Run
 from tests.bases import base
 
@@ -77,3 +82,27 @@ def test_it_is_trained_like_any_other_and_then_served(folders: tuple[Path, Path]
     with torch.inference_mode():
         expected = encoder.open(tuned, torch.device("cpu")).encode(TEXTS, 128).numpy()
     assert np.allclose(Embedder(tuned).documents(TEXTS), expected, atol=1e-5)
+
+
+def test_a_static_model_comes_with_what_it_loses(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name, text in topics.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    settings = config.override(config.load(tmp_path, {}), "train", base=str(base(tmp_path / "base", "bert")))
+    opened = store.connect(settings.store_url)
+    project.stage(settings, opened, Silence())
+    loss = project.distil(settings, opened, tmp_path / "static", Silence())
+    assert loss.questions >= 60
+    assert loss.low <= loss.gain <= loss.high
+    assert json.loads((tmp_path / "static/report.json").read_text())["tuned"] == loss.tuned
+    again = config.override(settings, "train", base=str(tmp_path / "static"))
+    assert embedder.read_card(store.fetch(opened, f"models/{project.base(again, opened, Silence())}")).engine == "static"
+
+
+def test_without_enough_documents_to_measure_on_none_is_made(settings: Settings, manuals: Path, tmp_path: Path) -> None:
+    opened = store.connect(settings.store_url)
+    project.stage(settings, opened, Silence())
+    with pytest.raises(TrainError, match="what a static model loses can't be measured"):
+        project.distil(settings, opened, tmp_path / "static", Silence())
+    assert not (tmp_path / "static").exists()

@@ -58,6 +58,7 @@ class Family:
     pooling: str = "mean"
 
 
+NONE = Family("", "")
 FAMILIES = (
     Family(r"e5-.*instruct", f"{ASKED} "),
     Family(r"\be5-", "query: ", "passage: "),
@@ -77,7 +78,7 @@ def family(name: str) -> Family:
     ('query: ', 'cls', '')
     """
     last = name.split("@")[0].rstrip("/").rpartition("/")[2].lower()
-    return next((one for one in FAMILIES if re.search(one.name, last)), Family("", ""))
+    return next((one for one in FAMILIES if re.search(one.name, last)), NONE)
 
 
 def describe(folder: Path, card: Card) -> Card:
@@ -86,7 +87,8 @@ def describe(folder: Path, card: Card) -> Card:
     Raises `WeightsError` when the model computes something that does not run here.
     """
     _refuse_unnormalised(folder)
-    queries, documents = _prefixes(folder, family(card.base))
+    known = NONE if is_static(folder) else family(card.base)  # what a transformer was trained with means nothing to a table
+    queries, documents = _prefixes(folder, known)
     card = replace(card, query_prefix=queries, document_prefix=documents)
     if is_static(folder):
         (vectors,) = (tensor for name, tensor in load(folder / WEIGHTS[0]).items() if name in STATIC)
@@ -96,7 +98,7 @@ def describe(folder: Path, card: Card) -> Card:
     return replace(
         card,
         dimensions=len(dense.load(folder / layers[-1]).bias) if layers else _width(config),
-        pooling=_pooling(folder, family(card.base)),
+        pooling=_pooling(folder, known),
         max_tokens=_max_tokens(folder, config),
         engine="transformers" if architecture.unknown(config) else "onnx",
         dense=layers,

@@ -6,6 +6,7 @@ entry point in the group `ragstone.<stage>`, named by the scheme.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module, metadata
 from types import ModuleType
 
@@ -15,12 +16,12 @@ STAGES = ("store", "train", "index", "serve", "rag", "edge")
 
 
 def scheme(url: str) -> str:
-    """The part before `://`, without a transport after a plus; a bare word is its own scheme.
+    """The part before `://`, without a transport after a plus; a word without an address is its own scheme.
 
-    >>> scheme("s3://bucket/prefix"), scheme("openai+http://host/v1"), scheme("local")
-    ('s3', 'openai', 'local')
+    >>> scheme("s3://bucket/prefix"), scheme("openai+http://host/v1"), scheme("local"), scheme("ray?workers=2")
+    ('s3', 'openai', 'local', 'ray')
     """
-    return url.split("://", 1)[0].split("+", 1)[0]
+    return re.split(r"://|[+?]", url, maxsplit=1)[0]
 
 
 def connector(stage: str, url: str) -> ModuleType:

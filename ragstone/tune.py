@@ -116,7 +116,7 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = encoder.open(self.base, self.device, _half(self.device))
         self.card = self.encoder.card
-        self.guide = embedder.Embedder(self.base)
+        self.guide = embedder.Embedder(self.base, threads=torch.get_num_threads())
         self.known_questions: dict[str, Vector] = {}
         self.known_passages: dict[str, Vector] = {}
         self.learned = {name: weight.requires_grad_() for name, weight in self.encoder.weights.items()}
@@ -135,7 +135,15 @@ class Run:
         return min(planned, max(self.step, int(60 * self.recipe.minutes * self.step / self.seconds)))
 
     def optimise(self, progress: Report) -> None:
-        """Take the steps that are left, saving now and then and at the end."""
+        """Take the steps that are left, saving now and then, at the end, and when interrupted."""
+        try:
+            self._continue(progress)
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        self.save()
+
+    def _continue(self, progress: Report) -> None:
         began = saved_at = time.monotonic()
         spent = self.seconds
         while self.step < self.steps:
@@ -147,7 +155,6 @@ class Run:
             if self.step % CHECKPOINT_STEPS == 0 or now - saved_at > CHECKPOINT_SECONDS:
                 self.save()
                 saved_at = time.monotonic()
-        self.save()
 
     def _take(self) -> float:
         """One step. Raises `TrainError` when the loss is no number any more: no later step could mend that."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ragstone.corpus import Chunk
 from ragstone.corpus.labels import Labels, Unusable
-from ragstone.corpus.pairs import HELD_OUT, PAIRS, QUESTIONS, Mined, Pair, Question, Search, distil, harden, unit_of, words
+from ragstone.corpus.pairs import DEPTH, HELD_OUT, PAIRS, QUESTIONS, Mined, Pair, Question, Search, distil, harden, unit_of, words
 from ragstone.corpus.placed import Answer, Asked, place
 
 MOST_QUESTIONS = 600
@@ -213,7 +213,7 @@ def _set_apart(asked: Iterable[Asked], judged: frozenset[str], documents: Docume
 
 
 def _pair(one: Asked, answer: Answer, by_id: Mapping[str, Chunk], search: Search) -> Pair:
-    found = search(one.text, 200) if any(len(each.chunks) > 1 for each in (answer, *one.wrong)) else ()
+    found = search(one.text, DEPTH) if any(len(each.chunks) > 1 for each in (answer, *one.wrong)) else ()
     own = _best(one.text, answer, by_id, found)
     known = [text for each in (*one.answers, *one.apart) for text in (each.text, *(by_id[id].context for id in each.chunks)) if text]
     wrong = [_best(one.text, each, by_id, found) for each in one.wrong]

@@ -30,6 +30,9 @@ TAUGHT = 60
 MIX = {"heading": 7, "sentence": 7, "definition": 2, "keyword": 2, "crop": 2}
 """How often each kind of question is drawn for training: mixed kinds beat any single one (arXiv 2505.19274)."""
 
+DEPTH = 200
+"""How far down a search for hard negatives the passage itself is looked for."""
+
 Search = Callable[[str, int], Sequence[tuple[str, float]]]
 """`search(question, limit)` gives chunk ids, best first, each with the base model's cosine to the question, or a teacher's score."""
 
@@ -97,7 +100,7 @@ def harden(pairs: Sequence[Pair], chunks: Sequence[Chunk], search: Search, *, co
     """
     by_id = {chunk.id: chunk for chunk in chunks}
     draw = random.Random(f"negatives {seed}")
-    return tuple(replace(pair, negatives=_negatives(pair, by_id, search(pair.question, 200), count, draw)) for pair in pairs)
+    return tuple(replace(pair, negatives=_negatives(pair, by_id, search(pair.question, DEPTH), count, draw)) for pair in pairs)
 
 
 def distil(pairs: Sequence[Pair], chunks: Sequence[Chunk], rank: Search, *, count: int = 2, seed: int = 17) -> tuple[Pair, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 from ragstone.connect import connector, scheme
@@ -12,7 +12,13 @@ from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError
 from ragstone.recipe import Progress, Recipe, Report
 
-__all__ = ["Progress", "Recipe", "Report", "Trainer", "address", "connect", "explain"]
+__all__ = ["Progress", "Recipe", "Report", "Trainer", "Work", "address", "connect", "explain"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Work = Callable[[Sequence[T], Callable[[int], None]], Iterable[R]]
+"""A result for each item, in order; it tells how many are done."""
 
 
 class Trainer(Protocol):
@@ -20,6 +26,15 @@ class Trainer(Protocol):
 
     def train(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Report) -> dict[float, Path]:
         """Candidate model folders below `work`, by interpolation. Resumes from a checkpoint in `work`. Raises `TrainError`."""
+
+    def map(
+        self, open: Callable[..., Work[T, R]], folders: Sequence[Path], items: Sequence[T], progress: Callable[[int], None]
+    ) -> list[R]:
+        """What `open(*folders)` gives for `items`, in order: mining and encoding, on the machines that train. Raises `TrainError`.
+
+        This one does it here, for trainers that have no better place.
+        """
+        return list(open(*folders)(items, progress))
 
 
 def connect(url: str) -> Trainer:

@@ -6,21 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ragstone.corpus.pairs import Pair
-from ragstone.train import Recipe, Report
-from ragstone.tune import Run
+from ragstone.train import Recipe, Report, Trainer
 
 
-class LocalTrainer:
+class LocalTrainer(Trainer):
     """Trains here and now; nothing is kept between calls but the files in `work`."""
 
     def train(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Report) -> dict[float, Path]:
         """Candidate model folders below `work`, by interpolation. Resumes from a checkpoint in `work`. Raises `TrainError`."""
+        from ragstone.tune import Run
+
         run = Run(base, pairs, recipe, work)
-        try:
-            run.optimise(progress)
-        except KeyboardInterrupt:
-            run.save()
-            raise
+        run.optimise(progress)
         return run.candidates()
 
 

@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ragstone import embedder, train, weights
 from ragstone.corpus.pairs import Pair, mine
 from ragstone.embedder import Embedder
 from ragstone.errors import TrainError
-from ragstone.train import Progress, Recipe, Trainer
+from ragstone.train import Progress, Recipe, Trainer, Work
 from tests.tiny import tiny
 from tests.topics import topics
 
@@ -36,7 +36,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(scope="module", params=["local"])
 def trainer(request: pytest.FixtureRequest) -> Trainer:
     return train.connect(request.param)
 
@@ -58,23 +58,36 @@ def steps_of(trainer: Trainer, base: Path, recipe: Recipe, work: Path) -> list[P
     return seen
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A run that went through: where, what came out, and what it told."""
+
+    work: Path
+    folders: dict[float, Path]
+    seen: list[Progress]
+
+
+@pytest.fixture(scope="module")
+def finished(trainer: Trainer, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    work, seen = tmp_path_factory.mktemp("finished"), list[Progress]()
+    return Finished(work, trainer.train(base, pairs(), SHORT, work, seen.append), seen)
+
+
 def tensors(folder: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     found: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = load_file(folder / "model.safetensors")
     return found
 
 
-def test_every_interpolation_becomes_a_complete_model_folder(trainer: Trainer, base: Path, tmp_path: Path) -> None:
-    folders = trainer.train(base, pairs(), SHORT, tmp_path, lambda now: None)
-    assert set(folders) == {0.5, 1.0}
-    for folder in folders.values():
+def test_every_interpolation_becomes_a_complete_model_folder(finished: Finished, base: Path) -> None:
+    assert set(finished.folders) == {0.5, 1.0}
+    for folder in finished.folders.values():
         model = Embedder(folder, threads=1)
         assert np.allclose(np.linalg.norm(model.queries(["how is a class made?"]), axis=1), 1, atol=1e-3)
-    assert len({embedder.digest(folder) for folder in (base, *folders.values())}) == 3
+    assert len({embedder.digest(folder) for folder in (base, *finished.folders.values())}) == 3
 
 
-def test_a_candidate_lies_on_the_line_from_the_base_to_the_tuned_weights(trainer: Trainer, base: Path, tmp_path: Path) -> None:
-    folders = trainer.train(base, pairs(), SHORT, tmp_path, lambda now: None)
-    start, half, whole = tensors(base), tensors(folders[0.5]), tensors(folders[1.0])
+def test_a_candidate_lies_on_the_line_from_the_base_to_the_tuned_weights(finished: Finished, base: Path) -> None:
+    start, half, whole = tensors(base), tensors(finished.folders[0.5]), tensors(finished.folders[1.0])
     moved = [name for name in start if start[name].dtype == np.float32 and not np.array_equal(start[name], whole[name])]
     assert moved
     assert all(np.allclose(half[name], (start[name] + whole[name]) / 2, atol=1e-6) for name in moved)
@@ -89,9 +102,8 @@ def test_the_real_base_learns_and_stays_loadable(trainer: Trainer, tmp_path: Pat
     assert Embedder(folders[0.5], threads=1).queries(["how is a class made?"]).shape == (1, 384)
 
 
-def test_the_lineage_names_base_pairs_and_recipe(trainer: Trainer, base: Path, tmp_path: Path) -> None:
-    folder = trainer.train(base, pairs(), SHORT, tmp_path, lambda now: None)[0.5]
-    lineage = json.loads((folder / "card.json").read_text())["lineage"]
+def test_the_lineage_names_base_pairs_and_recipe(finished: Finished, base: Path) -> None:
+    lineage = json.loads((finished.folders[0.5] / "card.json").read_text())["lineage"]
     assert lineage["base"] == embedder.digest(base)
     assert lineage["recipe"]["seed"] == SHORT.seed
     assert (lineage["share"], lineage["steps"]) == (0.5, 6)
@@ -102,11 +114,10 @@ def test_equal_runs_give_equal_models(trainer: Trainer, base: Path, tmp_path: Pa
     assert embedder.digest(first[1.0]) == embedder.digest(second[1.0])
 
 
-def test_progress_counts_every_step_and_the_seconds_left_end_at_zero(trainer: Trainer, base: Path, tmp_path: Path) -> None:
-    seen = steps_of(trainer, base, SHORT, tmp_path)
-    assert [now.step for now in seen] == [1, 2, 3, 4, 5, 6]
-    assert {now.steps for now in seen} == {6}
-    assert seen[-1].seconds_left == 0
+def test_progress_counts_every_step_and_the_seconds_left_end_at_zero(finished: Finished) -> None:
+    assert [now.step for now in finished.seen] == [1, 2, 3, 4, 5, 6]
+    assert {now.steps for now in finished.seen} == {6}
+    assert finished.seen[-1].seconds_left == 0
 
 
 def test_the_minutes_cut_a_run_short_and_still_give_candidates(trainer: Trainer, base: Path, tmp_path: Path) -> None:
@@ -155,22 +166,48 @@ def test_a_loss_that_is_no_number_ends_the_run(trainer: Trainer, base: Path, tmp
     assert not (tmp_path / "work" / "checkpoint.safetensors").exists()
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(trainer: Trainer, base: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_where_it_stopped(trainer: Trainer, finished: Finished, base: Path, tmp_path: Path) -> None:
+    """Workers elsewhere may take some steps more until they hear of it; none is lost and none taken twice."""
+
     def interrupt(now: Progress) -> None:
         if now.step == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(base, pairs(), SHORT, tmp_path / "cut", interrupt)
-    rest = steps_of(trainer, base, SHORT, tmp_path / "cut")
-    steps_of(trainer, base, SHORT, tmp_path / "whole")
-    assert [now.step for now in rest] == [5, 6]
-    assert embedder.digest(tmp_path / "cut" / "candidate-1") == embedder.digest(tmp_path / "whole" / "candidate-1")
+        trainer.train(base, pairs(), SHORT, tmp_path, interrupt)
+    rest = [now.step for now in steps_of(trainer, base, SHORT, tmp_path)]
+    assert rest in ([5, 6], [6], [])
+    assert embedder.digest(tmp_path / "candidate-1") == embedder.digest(finished.folders[1.0])
 
 
-def test_a_finished_run_is_not_repeated(trainer: Trainer, base: Path, tmp_path: Path) -> None:
-    steps_of(trainer, base, SHORT, tmp_path)
-    assert steps_of(trainer, base, SHORT, tmp_path) == []
+def test_a_finished_run_is_not_repeated(trainer: Trainer, finished: Finished, base: Path) -> None:
+    before = embedder.digest(finished.folders[1.0])
+    assert steps_of(trainer, base, SHORT, finished.work) == []
+    assert embedder.digest(finished.folders[1.0]) == before
+
+
+def passages(model: Path) -> Work[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    return Embedder(model, threads=1).documents
+
+
+def test_what_is_mapped_is_what_is_computed_here_to_the_bit(trainer: Trainer, base: Path) -> None:
+    texts, told = [chunk.context for chunk in topics()][:300], list[int]()
+    found = trainer.map(passages, [base], texts, told.append)
+    assert np.array_equal(np.stack(found), Embedder(base, threads=1).documents(texts))
+    assert told == sorted(told)
+    assert told[-1] == len(texts)
+
+
+def refuse(model: Path) -> Work[str, str]:
+    def work(texts: Sequence[str], progress: Callable[[int], None]) -> list[str]:
+        raise TrainError(f"there are {len(texts)} texts too many", "ragstone train")
+
+    return work
+
+
+def test_an_error_while_mapping_is_told_as_it_was_raised(trainer: Trainer, base: Path) -> None:
+    with pytest.raises(TrainError, match=r"there are \d+ texts too many\n  try: ragstone train"):
+        trainer.map(refuse, [base], ["one"] * 200, lambda done: None)
 
 
 CHANGES: list[Callable[[Recipe], Recipe]] = [lambda recipe: replace(recipe, seed=18), lambda recipe: replace(recipe, learning_rate=1e-5)]
@@ -233,6 +270,7 @@ def test_what_is_trained_is_what_is_served(tmp_path: Path) -> None:
 
 
 def test_without_torch_the_error_says_what_to_install() -> None:
-    script = "import sys; sys.modules['torch'] = None\nfrom ragstone import train\ntrain.connect('local')"
+    script = "import sys; sys.modules['torch'] = None\nfrom pathlib import Path\nfrom ragstone import train\n"
+    script += "train.connect('local').train(Path(), [], train.Recipe(), Path(), print)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "pip install 'ragstone[train]'" in done.stderr

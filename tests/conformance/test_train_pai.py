@@ -11,6 +11,7 @@ from ragstone.train import Trainer
 from tests import cloud as clouds
 from tests.conformance.test_train import (  # noqa: F401
     base,
+    finished,
     one_thread,
     test_a_candidate_lies_on_the_line_from_the_base_to_the_tuned_weights,
     test_a_finished_run_is_not_repeated,

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from ragstone.corpus.pairs import Search
     from ragstone.corpus.stage import Listing
     from ragstone.embedder import Embedder
+    from ragstone.errands import Found
     from ragstone.evaluate import Verdict
     from ragstone.index import Index, Vectors
     from ragstone.rag import Answer
     from ragstone.retrieve import Calibration, Hit, Retriever
-    from ragstone.train import Progress, Recipe
+    from ragstone.train import Progress, Recipe, Work
 
 RAW = "raw"
 
@@ -112,6 +113,8 @@ def index(settings: Settings, store: Store, snapshot: str, model: str, show: Sho
     """The digest of the local index of a snapshot under a model. Only what the index in force does not hold is encoded."""
     import numpy as np
 
+    from ragstone import errands
+    from ragstone import train as training
     from ragstone.corpus import snapshot as snapshots
     from ragstone.corpus.views import views
     from ragstone.index import local
@@ -124,7 +127,7 @@ def index(settings: Settings, store: Store, snapshot: str, model: str, show: Sho
     fresh = [chunk for chunk in chunks if chunk.id not in known]
     seen = [views(chunk) for chunk in fresh]
     with show.bar("encode", sum(map(len, seen))) as advance:
-        encoded = open_model(store, model).passages(seen, advance)
+        encoded = training.connect(settings.train.url).map(errands.passages, [stores.fetch(store, f"models/{model}")], seen, advance)
     known |= {chunk.id: vector for chunk, vector in zip(fresh, encoded, strict=True)}
     with _folder() as folder:
         local.build(folder, chunks, np.stack([known[chunk.id] for chunk in chunks]))
@@ -327,6 +330,7 @@ def _train_and_judge(
 ) -> tuple[Verdict, str]:
     """The verdict, and the digest of the published winner or nothing."""
     from ragstone.candidates import Base, Corpus, make
+    from ragstone.corpus.labelled import MOST_TAUGHT
     from ragstone.embedder import Embedder
     from ragstone.evaluate import gate
     from ragstone.guard import guards
@@ -336,8 +340,10 @@ def _train_and_judge(
     index_digest = index(settings, store, snapshot, incumbent_digest, show)
     work = _work(settings, snapshot, recipe)
     opened = _open_index(store, index_digest)
-    teacher = partial(_teacher, settings, chunks, _plain(opened, incumbent_model, chunks))
-    corpus = Corpus(chunks, material, _search(settings, opened, incumbent_model), teacher)
+    taught = [pair.question for pair in material.mined.pairs[:MOST_TAUGHT]]
+    teacher = partial(_teacher, settings, chunks, _plain(opened, incumbent_model, chunks), taught, show)
+    search = _search(settings, store, index_digest, incumbent_digest, [one.text for one in material.train], show)
+    corpus = Corpus(chunks, material, search, teacher)
     start = Base(settings.train.base, stores.fetch(store, f"models/{base(settings, store, show)}"))
     steps: list[Progress] = []
     folders = make(start, corpus, recipe, work, settings.train.url, show, steps.append)
@@ -460,31 +466,40 @@ def _plain(opened: Index, model: Embedder, chunks: Sequence[Chunk]) -> dict[str,
     return {model.encoder: np.stack([known[chunk.id] for chunk in chunks])} if len(known) == len(chunks) else {}
 
 
-def _teacher(settings: Settings, chunks: Sequence[Chunk], plain: dict[str, Vectors], folder: Path) -> Search:
-    """The whole retriever with the model in `folder`: chunk ids with their fused scores."""
+def _teacher(
+    settings: Settings, chunks: Sequence[Chunk], plain: dict[str, Vectors], questions: Sequence[str], show: Show, folder: Path
+) -> Search:
+    """The whole retriever with the model in `folder`, for these questions: chunk ids with their fused scores."""
     from ragstone.corpus.views import views
     from ragstone.embedder import Embedder
-    from ragstone.retrieve import Calibration
+    from ragstone.errands import fused_hits
+    from ragstone.index import local
 
     model = Embedder(folder)
     vectors = plain[model.encoder] if model.encoder in plain else model.plain([views(chunk) for chunk in chunks])
-    index = _scratch_index(chunks, model.joined(vectors, [chunk.context for chunk in chunks]))
-    retriever, everyone = _retriever(settings, index, model, Calibration.default()), groups(settings)
-    return lambda question, limit: [(hit.chunk.id, hit.fused) for hit in retriever.search(question, everyone, limit)]
+    with _folder() as index:
+        local.build(index, chunks, model.joined(vectors, [chunk.context for chunk in chunks]))
+        return _asked(settings, partial(fused_hits, settings.retrieve, groups(settings)), [index, folder], questions, show)
 
 
-def _search(settings: Settings, opened: Index, model: Embedder) -> Search:
-    """Keyword search for hard negatives: chunk ids with the model's cosine to the question."""
-    from ragstone.index import Query
+def _search(settings: Settings, store: Store, index: str, model: str, questions: Sequence[str], show: Show) -> Search:
+    """Keyword search for hard negatives, for these questions: chunk ids with the model's cosine to the question."""
+    from ragstone.errands import keyword_hits
 
-    everyone = groups(settings)
+    folders = [stores.fetch(store, f"indexes/{index}"), stores.fetch(store, f"models/{model}")]
+    return _asked(settings, partial(keyword_hits, groups(settings)), folders, questions, show)
 
-    def search(question: str, limit: int) -> list[tuple[str, float]]:
-        found = opened.search(Query(question, model.queries([question])[0], everyone, limit))
-        ranked = sorted((hit for hit in found if hit.in_keyword), key=lambda hit: -hit.keyword)
-        return [(hit.chunk, hit.dense) for hit in ranked]
 
-    return search
+def _asked(
+    settings: Settings, open: Callable[..., Work[str, Found]], folders: Sequence[Path], questions: Sequence[str], show: Show
+) -> Search:
+    """The search that `open(*folders)` gives, asked these questions where training runs."""
+    from ragstone import train as training
+
+    with show.bar("search", len(questions)) as advance:
+        found = training.connect(settings.train.url).map(open, folders, questions, advance) if questions else []
+    known = dict(zip(questions, found, strict=True))
+    return lambda question, limit: known[question][:limit]
 
 
 def _scratch_index(chunks: Sequence[Chunk], vectors: Vectors) -> Index:

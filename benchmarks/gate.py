@@ -73,7 +73,7 @@ class Bench:
         if kind == HONEST:
             corpus = Corpus(self.collection.chunks, Material(self.mined), search(retriever), self.teacher)
             recipe = chosen("", self.minutes, self.seed)
-            return make(Base("minilm", weights.pull("minilm")), corpus, recipe, work, "local", Silence())
+            return make(Base("minilm", self.base), corpus, recipe, work, "local", Silence())
         pairs = harden(self.mined.pairs, self.collection.chunks, search(retriever), seed=self.seed)
         return train.connect("local").train(self.base, *RUNS[kind](pairs, spoilt), work, lambda now: None)
 

@@ -22,6 +22,9 @@ NO_FILTER: Mapping[str, str] = MappingProxyType({})
 READ = 10
 """Passages in which a question's phrasing is looked up: the best ones, however few are wanted."""
 
+HALF = 0.5
+"""The share of the best hit's fused score below which a hit is scored down."""
+
 Features = tuple[float, float, float, float]
 """What `score` rests on: a hit's cosine and keyword score; and for all hits of a question `phrasing.features`."""
 
@@ -90,7 +93,8 @@ class Retriever:
         query = Query(question, self.embedder.queries([question])[0], groups, max(limit, self.candidates), filter)
         found = self._distinct(fuse(self.index.search(query), self.dense_weight), max(limit, READ) if limit else 0)
         asked = phrasing.features(question, [chunk.context for chunk, _, _ in found[:READ]])
-        return [self._hit(chunk, candidate, fused, asked) for chunk, candidate, fused in found[:limit]]
+        best = max((fused for _, _, fused in found), default=0.0)
+        return [self._hit(chunk, candidate, fused, best, asked) for chunk, candidate, fused in found[:limit]]
 
     def _distinct(self, ranked: Sequence[tuple[Candidate, float]], limit: int) -> list[tuple[Chunk, Candidate, float]]:
         """The first of the candidates with their chunks, at most `limit`, no text twice."""
@@ -103,9 +107,11 @@ class Retriever:
                 found.setdefault(chunk.text, (chunk, candidate, fused))
         return list(found.values())[:limit]
 
-    def _hit(self, chunk: Chunk, candidate: Candidate, fused: float, asked: tuple[float, float]) -> Hit:
+    def _hit(self, chunk: Chunk, candidate: Candidate, fused: float, best: float, asked: tuple[float, float]) -> Hit:
+        """A good question lifts all its hits alike, so what lies far behind the best of them is scored down by how far."""
         features = (candidate.dense, candidate.keyword, *asked)
-        return Hit(chunk, candidate.dense, candidate.keyword, fused, self.calibration.probability(features), features)
+        near = min(1.0, fused / (HALF * best)) if best > 0 else 1.0
+        return Hit(chunk, candidate.dense, candidate.keyword, fused, near * self.calibration.probability(features), features)
 
 
 def _logistic(x: float) -> float:

@@ -143,7 +143,14 @@ def test_hits_come_best_first_with_all_their_scores(retriever: Retriever) -> Non
     assert [hit.fused for hit in hits] == sorted((hit.fused for hit in hits), reverse=True)
     for hit in hits:
         assert hit.features[:2] == (hit.dense, hit.keyword)
-        assert hit.score == retriever.calibration.probability(hit.features)
+        assert hit.score == retriever.calibration.probability(hit.features) * min(1.0, hit.fused / (0.5 * hits[0].fused))
+
+
+def test_a_hit_far_behind_the_best_is_no_evidence_however_well_the_question_is_put(retriever: Retriever) -> None:
+    hits = retriever.search("How does a try statement handle an exception?", PUBLIC, 500)
+    far = [hit for hit in hits if hit.fused < 0.25 * hits[0].fused]
+    assert far
+    assert max(hit.score for hit in far) < 0.5 < hits[0].score
 
 
 def test_a_question_of_another_world_scores_below_one_of_this(retriever: Retriever) -> None:

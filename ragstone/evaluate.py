@@ -1,4 +1,4 @@
-"""Is a model better, and is a question ours? Ranking metrics, the paired bootstrap, the gate, and the fit of the calibration.
+"""Is a model better? Ranking metrics, the paired bootstrap and the gate.
 
 The gate judges the retriever as it is deployed, both lists fused, on questions from documents that training never saw; a candidate that
 wins there must not fall on the guards. It knows nothing of how a candidate was trained.
@@ -11,14 +11,13 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ragstone.config import Retrieve
-from ragstone.corpus import PUBLIC, Chunk
+from ragstone.corpus import Chunk
 from ragstone.corpus.pairs import Mined, Question
 from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
@@ -27,7 +26,6 @@ from ragstone.index import Index, Vectors
 from ragstone.retrieve import Calibration, Retriever
 
 Floats = NDArray[np.float64]
-DEFAULT_SLOPES: Floats = np.array(Calibration.default().coefficients[1:])
 Build = Callable[[Sequence[Chunk], Vectors], Index]
 """Makes an opened index of chunks and their vectors, row by row; the gate closes it."""
 
@@ -118,19 +116,6 @@ class Verdict:
         interval += "".join(f", but {guard}" for guard in self.guards if not guard.held)
         asked = f"held-out {self.kind} questions" if self.kind else "held-out questions"
         return f"{self.metric} on {asked} {self.base:.2f} -> {self.tuned:.2f}, {interval}: {outcome}"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A calibration and what it does at the threshold that it was fitted for."""
-
-    calibration: Calibration
-    answered: float
-    """The share of the corpus's own questions that reach the threshold."""
-    refused: float
-    """The share of foreign questions that do not."""
-    questions: int
-    foreign: int
 
 
 def ndcg(ranked: Sequence[str], relevant: Mapping[str, float], k: int = 10) -> float:
@@ -314,43 +299,6 @@ def answered(ranked: Sequence[str], question: Question) -> float:
     return ndcg(list(dict.fromkeys(targets.get(id, id) for id in ranked)), gains)
 
 
-def fit_calibration(
-    retriever: Retriever,
-    own: Sequence[str],
-    foreign: Sequence[str] = (),
-    *,
-    groups: tuple[str, ...] = (PUBLIC,),
-    threshold: float = 0.75,
-    limit: int = 200,
-    seed: int = 17,
-) -> Fit:
-    """The calibration of a corpus: P(relevant) of its own questions reaches `threshold`, that of foreign ones does not.
-
-    A logistic is fitted to the best hits of both kinds; its intercept is then placed by what the foreign questions reach, since
-    questions mined from a corpus are easier than those that people ask. `foreign` defaults to the shipped general questions and
-    as much word salad; of `own` at most `limit` are drawn.
-    """
-    asked = random.Random(f"calibration {seed}").sample(list(own), min(limit, len(own)))
-    ours = [_reached(retriever, question, groups) for question in asked]
-    theirs = [_reached(retriever, question, groups) for question in foreign or foreign_questions(seed)]
-    weights = _slopes(np.array([hits[0] for hits in ours]), np.array([hits[0] for hits in theirs])) if ours else DEFAULT_SLOPES
-    high = np.array([(hits @ weights).max() for hits in ours])
-    low = np.array([(hits @ weights).max() for hits in theirs])
-    cut = _cut(high, low)
-    intercept = math.log(threshold / (1 - threshold)) - cut
-    calibration = Calibration((intercept, *map(float, weights)))
-    return Fit(calibration, _share(high >= cut), _share(low < cut), len(ours), len(theirs))
-
-
-def foreign_questions(seed: int = 17) -> list[str]:
-    """General questions of everyday life and other fields, and as many rows of their words in no order."""
-    text = resources.files("ragstone.corpus").joinpath("foreign.txt").read_text(encoding="utf-8")
-    questions = [line for line in text.splitlines() if line]
-    bag = [word for question in questions for word in question.rstrip("?").split()]
-    random.Random(f"salad {seed}").shuffle(bag)
-    return questions + [" ".join(bag[start::len(questions)]) for start in range(len(questions))]
-
-
 def _best_first(tuned: Mapping[float, Floats]) -> list[float]:
     return sorted(tuned, key=lambda share: (-float(tuned[share].mean()), share))
 
@@ -375,51 +323,6 @@ def _sample(mined: Mined, limit: int, seed: int) -> list[Chunk]:
     drawn = random.Random(f"gate {seed}").sample(others, min(len(others), max(0, limit - len(relevant))))
     kept = relevant.union(drawn)
     return [chunk for chunk in mined.judged if chunk.id in kept]
-
-
-def _reached(retriever: Retriever, question: str, groups: tuple[str, ...]) -> Floats:
-    """The features of a question's five best hits, [n, 2]; one row of zeros when nothing was found."""
-    hits = retriever.search(question, groups, 5)
-    return np.array([(hit.dense, hit.keyword) for hit in hits] or [(0.0, 0.0)])
-
-
-def _slopes(ours: Floats, theirs: Floats) -> Floats:
-    """The weights of a logistic between the two, each kind counting half. None is negative: more evidence never lowers a score."""
-    rows = np.vstack([ours, theirs])
-    kind = np.repeat([1.0, 0.0], [len(ours), len(theirs)])
-    balance = np.where(kind == 1, len(rows) / (2 * len(ours)), len(rows) / (2 * len(theirs)))
-    scale = np.maximum(rows.std(axis=0), 1e-6)
-    weights = _logistic_regression(rows / scale, kind, balance)
-    while (weights < 0).any():
-        kept = weights > 0
-        weights = np.zeros_like(weights)
-        if kept.any():
-            weights[kept] = _logistic_regression(rows[:, kept] / scale[kept], kind, balance)
-    return weights / scale if weights.any() else DEFAULT_SLOPES
-
-
-def _logistic_regression(rows: Floats, kind: Floats, balance: Floats, penalty: float = 1.0) -> Floats:
-    """The weights, without the intercept, by Newton's method. The penalty keeps them finite where the kinds are separable."""
-    design = np.column_stack([np.ones(len(rows)), rows - rows.mean(axis=0)])
-    ridge = penalty * np.diag([0.0] + [1.0] * rows.shape[1])
-    theta = np.zeros(design.shape[1])
-    for _ in range(25):
-        chance = 1 / (1 + np.exp(-np.clip(design @ theta, -30, 30)))
-        slope = design.T @ (balance * (chance - kind)) + ridge @ theta
-        curve = (design * (balance * chance * (1 - chance))[:, None]).T @ design + ridge
-        theta -= np.linalg.solve(curve + 1e-9 * np.eye(len(theta)), slope)
-    return theta[1:]
-
-
-def _cut(ours: Floats, theirs: Floats) -> float:
-    """Where the threshold lies: above 97 % of the foreign questions, and a quarter of the way from there to what 90 % of ours reach."""
-    floor = float(np.quantile(theirs, 0.97))
-    room = float(np.quantile(ours, 0.10)) - floor if len(ours) else 0.0
-    return floor + max(0.25 * room, 1e-6)
-
-
-def _share(reached: NDArray[np.bool_]) -> float:
-    return float(reached.mean()) if len(reached) else 0.0
 
 
 def _signed(value: float) -> str:

@@ -138,25 +138,26 @@ def index(settings: Settings, store: Store, snapshot: str, model: str, show: Sho
 
 def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index: str, show: Show) -> Calibration:
     """The map from raw scores to P(relevant), fitted once for an index and its fusion."""
+    from ragstone import calibrate as calibration
     from ragstone.corpus import pairs
     from ragstone.corpus import snapshot as snapshots
-    from ragstone.evaluate import fit_calibration
     from ragstone.retrieve import Calibration
 
     weights = settings.retrieve
-    key = f"calibrations/{_digest([index, weights.candidates, weights.dense_weight, weights.similarity_threshold])}.json"
+    rests_on = [calibration.FORMAT, index, weights.candidates, weights.dense_weight, weights.similarity_threshold]
+    key = f"calibrations/{_digest(rests_on)}.json"
     if store.stat(key):
         return Calibration(tuple(json.loads(store.get(key))["coefficients"]))
-    mined = pairs.mine(snapshots.load(store, snapshot).chunks, seed=settings.train.seed)
+    chunks = snapshots.load(store, snapshot).chunks
+    own = [question.text for question in pairs.mine(chunks, seed=settings.train.seed).questions]
     retriever = _retriever(settings, _open_index(store, index), open_model(store, model), Calibration.default())
-    own = [question.text for question in mined.questions]
     with show.bar("calibrate"):
-        fit = fit_calibration(retriever, own, threshold=weights.similarity_threshold, groups=groups(settings))
+        fit = calibration.fit(retriever, own, chunks, threshold=weights.similarity_threshold, groups=groups(settings))
     report = {"answered": fit.answered, "refused": fit.refused, "questions": fit.questions, "foreign": fit.foreign}
     _create(store, key, {"coefficients": fit.calibration.coefficients, **report})
     show.say(
         f"calibrate at {weights.similarity_threshold} {fit.answered:.0%} of {fit.questions} questions made from the corpus are answered, "
-        f"{fit.refused:.0%} of {fit.foreign} foreign ones refused"
+        f"{fit.refused:.0%} of {fit.foreign} foreign or meaningless ones refused"
     )
     return fit.calibration
 

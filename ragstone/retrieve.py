@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ragstone import phrasing
 from ragstone.corpus import Chunk
 from ragstone.embedder import Embedder
 from ragstone.errors import IndexingError
@@ -18,8 +19,14 @@ from ragstone.index import Candidate, Index, Query
 
 NO_FILTER: Mapping[str, str] = MappingProxyType({})
 
-Features = tuple[float, float]
-"""What `score` rests on: a hit's cosine and its keyword score."""
+READ = 10
+"""Passages in which a question's phrasing is looked up: the best ones, however few are wanted."""
+
+HALF = 0.5
+"""The share of the best hit's fused score below which a hit is scored down."""
+
+Features = tuple[float, float, float, float]
+"""What `score` rests on: a hit's cosine and keyword score; and for all hits of a question `phrasing.features`."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +38,27 @@ class Hit:
     keyword: float
     fused: float
     score: float
+    features: Features
 
 
 @dataclass(frozen=True)
 class Calibration:
     """From a hit's features to P(relevant): a logistic. `coefficients` are the intercept, then one weight for each feature.
 
-    >>> Calibration((-4.0, 8.0, 0.0)).probability((0.5, 0.0))
+    >>> Calibration((-4.0, 8.0, 0.0, 0.0, 0.0)).probability((0.5, 0.0, 0.0, 0.0))
     0.5
     """
 
     coefficients: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.coefficients) != 3 or not all(map(math.isfinite, self.coefficients)):
-            raise IndexingError(f"a calibration has 3 finite coefficients, not {self.coefficients!r}", "ragstone up")
+        if len(self.coefficients) != 5 or not all(map(math.isfinite, self.coefficients)):
+            raise IndexingError(f"a calibration has 5 finite coefficients, not {self.coefficients!r}", "ragstone up")
 
     @classmethod
     def default(cls) -> Calibration:
-        """For a corpus too small to fit one of its own: between those fitted to two judged collections of other fields (MiniLM)."""
-        return cls((-5.8, 13.0, 7.0))
+        """Where none was fitted: the middle of those of five judged collections (MiniLM)."""
+        return cls((-6.0, 12.0, 3.0, 2.0, 1.0))
 
     def probability(self, features: Features) -> float:
         """P(relevant), between 0 and 1."""
@@ -83,19 +91,27 @@ class Retriever:
     def search(self, question: str, groups: tuple[str, ...], limit: int, filter: Mapping[str, str] = NO_FILTER) -> list[Hit]:
         """At most `limit` hits that the groups may see, best first by `fused`; equal texts are one hit. No threshold is applied."""
         query = Query(question, self.embedder.queries([question])[0], groups, max(limit, self.candidates), filter)
-        hits: dict[str, Hit] = {}
-        ranked = fuse(self.index.search(query), self.dense_weight)
+        found = self._distinct(fuse(self.index.search(query), self.dense_weight), max(limit, READ) if limit else 0)
+        asked = phrasing.features(question, [chunk.context for chunk, _, _ in found[:READ]])
+        best = max((fused for _, _, fused in found), default=0.0)
+        return [self._hit(chunk, candidate, fused, best, asked) for chunk, candidate, fused in found[:limit]]
+
+    def _distinct(self, ranked: Sequence[tuple[Candidate, float]], limit: int) -> list[tuple[Chunk, Candidate, float]]:
+        """The first of the candidates with their chunks, at most `limit`, no text twice."""
+        found: dict[str, tuple[Chunk, Candidate, float]] = {}
         for start in range(0, len(ranked), max(1, limit)):
-            if len(hits) >= limit:
+            if len(found) >= limit:
                 break
             some = ranked[start : start + limit]
             for chunk, (candidate, fused) in zip(self.index.chunks([candidate.chunk for candidate, _ in some]), some, strict=True):
-                hits.setdefault(chunk.text, self._hit(chunk, candidate, fused))
-        return list(hits.values())[:limit]
+                found.setdefault(chunk.text, (chunk, candidate, fused))
+        return list(found.values())[:limit]
 
-    def _hit(self, chunk: Chunk, candidate: Candidate, fused: float) -> Hit:
-        score = self.calibration.probability((candidate.dense, candidate.keyword))
-        return Hit(chunk, candidate.dense, candidate.keyword, fused, score)
+    def _hit(self, chunk: Chunk, candidate: Candidate, fused: float, best: float, asked: tuple[float, float]) -> Hit:
+        """A good question lifts all its hits alike, so what lies far behind the best of them is scored down by how far."""
+        features = (candidate.dense, candidate.keyword, *asked)
+        near = min(1.0, fused / (HALF * best)) if best > 0 else 1.0
+        return Hit(chunk, candidate.dense, candidate.keyword, fused, near * self.calibration.probability(features), features)
 
 
 def _logistic(x: float) -> float:

@@ -1,4 +1,4 @@
-"""Metrics, the bootstrap, the gate and the calibration: what they say of cases whose answer is known."""
+"""Metrics, the bootstrap and the gate: what they say of cases whose answer is known."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ from ragstone.evaluate import (
     Verdict,
     answered,
     changes,
-    fit_calibration,
-    foreign_questions,
     gate,
     hold,
     judge,
@@ -40,7 +38,6 @@ from ragstone.evaluate import (
 )
 from ragstone.guard import Guard, make, shipped
 from ragstone.index import Index, Vectors, local
-from ragstone.retrieve import Calibration, Retriever
 from ragstone.train import Recipe
 from tests.spoilt import RUNS, noisy
 from tests.tiny import tiny
@@ -381,83 +378,3 @@ def test_a_large_corpus_is_judged_on_the_relevant_chunks_and_a_sample(mined: Min
     sampled = {chunk.id for chunk in evaluate._sample(whole, len(wanted) + 7, 17)}
     assert wanted <= sampled
     assert len(sampled) == len(wanted) + 7
-
-
-# The calibration.
-
-
-@pytest.fixture(scope="module")
-def retriever(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
-    chunks = [replace(chunk, text=chunk.text[:400]) for chunk in topics()[::2]]
-    model = Embedder(base, threads=1)
-    index = build(tmp_path_factory.mktemp("topics"), chunks, model.documents([chunk.context for chunk in chunks]))
-    return Retriever(index, model, Calibration.default())
-
-
-OWN = [
-    "How do I define a class?", "What does the with statement do?", "How are keyword arguments passed?", "What is a generator expression?",
-    "How does operator precedence work?", "How do I raise an exception?", "What do the bitwise operators do?", "How are modules imported?",
-    "What does the assert statement check?", "How do augmented assignments work?", "When is the else clause of a loop run?",
-    "How do I delete an attribute of an object?", "What is a lambda?", "How are float literals written?", "What does yield return?",
-    "How do I compare two objects for identity?", "What are f-strings?", "Which methods make an object a sequence?",
-]  # fmt: skip
-"""As a person asks them; none was made from the corpus."""
-
-
-def test_three_quarters_means_that_a_question_belongs_to_the_corpus(retriever: Retriever) -> None:
-    questions = [question.text for question in mine(topics(), questions=120).questions]
-    fit = fit_calibration(retriever, questions, limit=60)
-    assert fit.refused >= 0.95
-    assert fit.answered >= 0.85
-    calibrated = Retriever(retriever.index, retriever.embedder, fit.calibration)
-    best = [max(hit.score for hit in calibrated.search(question, ("public",), 5)) for question in OWN]
-    assert np.mean([score >= 0.75 for score in best]) >= 0.85
-
-
-def test_the_threshold_holds_for_foreign_questions_that_the_fit_has_not_seen(retriever: Retriever) -> None:
-    known, unseen = foreign_questions()[::2], foreign_questions()[1::2]
-    fit = fit_calibration(retriever, OWN, known)
-    calibrated = Retriever(retriever.index, retriever.embedder, fit.calibration)
-    best = [max((hit.score for hit in calibrated.search(question, ("public",), 5)), default=0) for question in unseen]
-    assert np.mean([score < 0.75 for score in best]) >= 0.9
-
-
-def test_another_threshold_cuts_at_the_same_place(retriever: Retriever) -> None:
-    low, high = (fit_calibration(retriever, OWN, threshold=threshold) for threshold in (0.3, 0.9))
-    assert (low.answered, low.refused) == (high.answered, high.refused)
-    assert low.calibration.coefficients[1:] == high.calibration.coefficients[1:]
-
-
-def test_more_evidence_never_lowers_a_score(retriever: Retriever) -> None:
-    fit = fit_calibration(retriever, OWN)
-    assert min(fit.calibration.coefficients[1:]) >= 0
-    assert max(fit.calibration.coefficients[1:]) > 0
-
-
-def test_without_own_questions_the_foreign_ones_place_the_threshold(retriever: Retriever) -> None:
-    fit = fit_calibration(retriever, [])
-    assert fit.refused >= 0.95
-    assert (fit.answered, fit.questions) == (0.0, 0)
-
-
-def test_a_fit_is_repeatable(retriever: Retriever) -> None:
-    assert fit_calibration(retriever, OWN) == fit_calibration(retriever, OWN)
-
-
-def test_separable_kinds_keep_finite_weights() -> None:
-    weights = evaluate._slopes(np.full((50, 2), 0.9), np.full((50, 2), 0.1))
-    assert np.isfinite(weights).all()
-
-
-def test_a_feature_that_points_the_wrong_way_is_left_out() -> None:
-    generator = np.random.default_rng(4)
-    good, bad = generator.normal(1, 0.3, 100), generator.normal(0, 0.3, 100)
-    weights = evaluate._slopes(np.column_stack([good, bad]), np.column_stack([bad, good]))
-    assert weights[0] > 0
-    assert weights[1] == 0
-
-
-def test_the_foreign_questions_are_distinct_and_half_of_them_salad() -> None:
-    found = foreign_questions()
-    assert len(found) == len(set(found)) >= 300
-    assert sum(question.endswith("?") for question in found) == len(found) // 2

@@ -83,22 +83,23 @@ def test_the_order_of_the_candidates_changes_no_rank(pairs: list[tuple[float | N
 
 
 def test_a_probability_is_the_logistic_of_the_weighted_features() -> None:
-    calibration = Calibration((-6.0, 10.0, 0.5))
-    assert calibration.probability((0.5, 4.0)) == pytest.approx(1 / (1 + math.exp(-1.0)))
+    calibration = Calibration((-6.0, 10.0, 0.5, 2.0, 1.0))
+    assert calibration.probability((0.5, 4.0, -0.5, 1.0)) == pytest.approx(1 / (1 + math.exp(-1.0)))
 
 
 @given(st.floats(-1, 1), st.floats(0, 1))
 def test_probabilities_are_probabilities_and_grow_with_the_evidence(cosine: float, keyword: float) -> None:
     calibration = Calibration.default()
-    at = calibration.probability((cosine, keyword))
+    at = calibration.probability((cosine, keyword, -1.0, 2.0))
     assert 0 <= at <= 1
-    assert at <= calibration.probability((cosine + 0.1, keyword))
-    assert at <= calibration.probability((cosine, keyword + 0.1))
+    assert at <= calibration.probability((cosine + 0.1, keyword, -1.0, 2.0))
+    assert at <= calibration.probability((cosine, keyword + 0.1, -1.0, 2.0))
+    assert at <= calibration.probability((cosine, keyword, -0.9, 2.0))
 
 
-@pytest.mark.parametrize("coefficients", [(), (1.0,), (1.0, 2.0, 3.0, 4.0), (1.0, float("nan"), 0.0), (float("inf"), 1.0, 1.0)])
+@pytest.mark.parametrize("coefficients", [(), (1.0,), (1.0, 2.0, 3.0), (math.nan, 1.0, 1.0, 1.0, 1.0), (math.inf, 1.0, 1.0, 1.0, 1.0)])
 def test_coefficients_of_another_shape_are_refused(coefficients: tuple[float, ...]) -> None:
-    with pytest.raises(IndexingError, match="3 finite coefficients"):
+    with pytest.raises(IndexingError, match="5 finite coefficients"):
         Calibration(coefficients)
 
 
@@ -141,13 +142,33 @@ def test_hits_come_best_first_with_all_their_scores(retriever: Retriever) -> Non
     assert len(hits) == 8
     assert [hit.fused for hit in hits] == sorted((hit.fused for hit in hits), reverse=True)
     for hit in hits:
-        assert hit.score == retriever.calibration.probability((hit.dense, hit.keyword))
+        assert hit.features[:2] == (hit.dense, hit.keyword)
+        assert hit.score == retriever.calibration.probability(hit.features) * min(1.0, hit.fused / (0.5 * hits[0].fused))
+
+
+def test_a_hit_far_behind_the_best_is_no_evidence_however_well_the_question_is_put(retriever: Retriever) -> None:
+    hits = retriever.search("How does a try statement handle an exception?", PUBLIC, 500)
+    far = [hit for hit in hits if hit.fused < 0.25 * hits[0].fused]
+    assert far
+    assert max(hit.score for hit in far) < 0.5 < hits[0].score
 
 
 def test_a_question_of_another_world_scores_below_one_of_this(retriever: Retriever) -> None:
     own = retriever.search("How does a try statement handle an exception?", PUBLIC, 5)
     foreign = retriever.search("Which wine goes with roast duck?", PUBLIC, 5)
     assert max(hit.score for hit in own) > 0.75 > 0.5 > max(hit.score for hit in foreign)
+
+
+def test_the_words_of_a_passage_in_no_order_score_below_their_sentence(retriever: Retriever) -> None:
+    sentence = "The expression in the clause is evaluated and the exception is matched against it"
+    jumbled = " ".join(sorted(sentence.split(), key=lambda word: word[::-1]))
+    ordered, mixed = (max(hit.score for hit in retriever.search(question, PUBLIC, 5)) for question in (sentence, jumbled))
+    assert ordered > mixed
+
+
+def test_a_score_does_not_depend_on_how_many_hits_are_wanted(retriever: Retriever) -> None:
+    few, many = (retriever.search("How does a try statement handle an exception?", PUBLIC, limit) for limit in (1, 40))
+    assert few[0] == many[0]
 
 
 def test_equal_texts_are_one_hit(retriever: Retriever) -> None:

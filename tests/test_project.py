@@ -19,7 +19,6 @@ from ragstone.corpus.snapshot import load as load_snapshot
 from ragstone.errors import CorpusError, TrainError
 from ragstone.show import Silence
 from ragstone.store import Store
-from ragstone.train import Progress
 
 
 class Lines(Silence):
@@ -221,14 +220,6 @@ def test_labels_that_can_not_be_used_are_named_and_strict_makes_them_fatal(setti
     assert "labels    1 labels can't be used: pairs.csv:3 the corpus has no chunk, document or passage 'lost.md'" in said.lines
     with pytest.raises(TrainError, match=r"pairs\.csv:4 has no question"):
         project.train(config.override(with_pairs, "corpus", strict=True), opened, Silence())
-
-
-def test_a_long_training_curve_is_thinned_and_keeps_its_end() -> None:
-    steps = [Progress(step, 1000, 1 / step, 0.0) for step in range(1, 1001)]
-    curve = project._curve(steps, 200)
-    assert [point["step"] for point in curve] == list(range(5, 1001, 5))
-    assert curve[-1] == {"step": 1000, "loss": 0.001}
-    assert project._curve([]) == []
 
 
 def test_groups_of_the_settings_reach_the_chunks(settings: Settings, opened: Store, manuals: Path) -> None:

@@ -199,11 +199,13 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
 
     A verdict is kept: the same snapshot, base and recipe are not trained twice. A killed run goes on from its checkpoint.
     """
+    from ragstone import tracking
     from ragstone.corpus import labelled, pairs
     from ragstone.corpus import snapshot as snapshots
     from ragstone.evaluate import Verdict
     from ragstone.recipe import chosen
 
+    tracking.check(settings.train.log)
     digest = snapshot(settings, store, Silence())
     labels = _labels(settings, show)
     recipe = chosen(labels.digest if labels.labels else "", settings.train.minutes, settings.train.seed, settings.train.epochs)
@@ -326,15 +328,19 @@ def _try(
     settings: Settings, store: Store, chunks: Sequence[Chunk], material: Material, recipe: Recipe, snapshot: str, show: Show
 ) -> tuple[Verdict, str]:
     """The verdict, and the digest of the published winner or nothing."""
-    from ragstone import embedder, trial
+    from ragstone import embedder, tracking, trial
     from ragstone.candidates import Base
 
+    work = _work(settings, snapshot, recipe)
     model = incumbent(settings, store, show)
     indexed = index(settings, store, snapshot, model, show)
     in_force = trial.Incumbent(model, stores.fetch(store, f"models/{model}"), stores.fetch(store, f"indexes/{indexed}"))
     start = Base(settings.train.base, stores.fetch(store, f"models/{base(settings, store, show)}"))
     held = trial.Trial(settings, in_force, start, chunks, material, recipe, groups(settings))
-    outcome = trial.run(held, _work(settings, snapshot, recipe), show)
+    told = {**asdict(recipe), "recipe": recipe.digest, "snapshot": snapshot, "incumbent": model, "base": embedder.digest(start.folder)}
+    with tracking.journal(settings.train.log, settings.folder, work.name, told, show) as journal:
+        outcome = trial.run(held, work, show, journal.step)
+        journal.figures(trial.figures(outcome.verdict))
     if outcome.winner is None:
         return outcome.verdict, ""
     report = {**asdict(outcome.verdict), "incumbent": model, "snapshot": snapshot, "curve": outcome.curve}

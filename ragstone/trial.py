@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ragstone.evaluate import Verdict, gate
 from ragstone.guard import guards
 from ragstone.index import Index, Vectors, local
 from ragstone.show import Show
-from ragstone.train import Progress, Recipe, Work
+from ragstone.train import Progress, Recipe, Report, Work
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,20 @@ class Outcome:
     curve: list[dict[str, float]]
 
 
-def run(trial: Trial, work: Path, show: Show) -> Outcome:
-    """The outcome; candidates and checkpoints lie below `work`, from where a killed run goes on. Raises `TrainError`."""
+def run(trial: Trial, work: Path, show: Show, note: Report = lambda now: None) -> Outcome:
+    """The outcome; candidates and checkpoints lie below `work`, from where a killed run goes on. `note` is told of every step.
+
+    Raises `TrainError`.
+    """
     incumbent = Embedder(trial.incumbent.model, trial.incumbent.digest)
     steps: list[Progress] = []
+
+    def keep(now: Progress) -> None:
+        steps.append(now)
+        note(now)
+
     corpus = Corpus(trial.chunks, trial.material, _search(trial, show), _teacher(trial, incumbent, show))
-    folders = make(trial.base, corpus, trial.recipe, work, trial.settings.train.url, show, steps.append)
+    folders = make(trial.base, corpus, trial.recipe, work, trial.settings.train.url, show, keep)
     verdict = _judge(trial, incumbent, {share: Embedder(folder) for share, folder in folders.items()}, show)
     return Outcome(verdict, folders[verdict.share] if verdict.promoted else None, curve(steps))
 
@@ -74,6 +82,12 @@ def curve(steps: Sequence[Progress], points: int = 200) -> list[dict[str, float]
     """The loss of a run by step, at most so many of them, the last one included. Of a resumed run it begins where that resumed."""
     stride = max(1, math.ceil(len(steps) / points))
     return [{"step": now.step, "loss": now.loss} for now in reversed(steps[::-1][::stride])]
+
+
+def figures(verdict: Verdict) -> dict[str, object]:
+    """What a verdict says in numbers, by name, for a log."""
+    told: dict[str, object] = {f"verdict/{name}": value for name, value in asdict(verdict).items()}
+    return told | {f"guard/{guard.guard}/{guard.way}": guard.gain for guard in verdict.guards}
 
 
 def scratch_index(chunks: Sequence[Chunk], vectors: Vectors) -> Index:

@@ -19,6 +19,7 @@ from ragstone.corpus.snapshot import load as load_snapshot
 from ragstone.errors import CorpusError, TrainError
 from ragstone.show import Silence
 from ragstone.store import Store
+from tests.events import scalars
 
 
 class Lines(Silence):
@@ -188,7 +189,7 @@ def labelled(settings: Settings, tmp_path: Path) -> Settings:
         asked = [f"When is the {part} due?", f"How heavy is the {part}?", f"{part} interval", f"mass of the {part} in kg"]
         records += [{"question": question, "document": f"unit-{unit}.md", "thumb": "up"} for question in asked]
     (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    return config.override(settings, "train", pairs=("log.jsonl",), margin=-1.0, minutes=0.02, epochs=1)
+    return config.override(settings, "train", pairs=("log.jsonl",), margin=-1.0, minutes=0.02, epochs=1, log="tensorboard:runs")
 
 
 @pytest.mark.slow
@@ -203,7 +204,13 @@ def test_labels_train_and_judge_and_the_model_names_them(labelled: Settings, ope
     card = json.loads((store.fetch(opened, f"models/{model}") / "card.json").read_bytes())
     assert card["lineage"]["recipe"]["labels"] == labels.read([tmp_path / "log.jsonl"]).digest
 
+    (run,) = (tmp_path / "runs").iterdir()
+    curves = scalars(run)
+    assert [step for step, _ in curves["loss"]] == list(range(1, len(curves["loss"]) + 1))
+    assert [value for _, value in curves["verdict/gain"]] == pytest.approx([verdict.gain])
+
     assert project.train(labelled, opened, Silence()) == verdict
+    assert scalars(run) == curves
     before = {stat.key for stat in opened.list("verdicts/")}
     (tmp_path / "log.jsonl").write_text("")
     assert "held-out questions" in project.train(labelled, opened, Silence()).reason  # the documents alone are too few

@@ -95,9 +95,9 @@ class TensorBoard:
         from tensorboardX.proto.event_pb2 import SessionLog
         from tensorboardX.summary import scalar
 
-        if not self.begun:
+        if not self.begun and figures[0].step:  # a run that was interrupted after its last step has a verdict only: its curves stay
             self._add(figures[0].at, figures[0].step, session_log=SessionLog(status=SessionLog.START))
-            self.begun = True
+        self.begun = True
         for figure in figures:
             self._add(figure.at, figure.step, summary=scalar(figure.name, figure.value))
         self.file.flush()

@@ -73,6 +73,8 @@ class Train:
     """nDCG@10 of a guard (identifiers, numbers, negation, general language) may fall by this much at most."""
     pairs: tuple[str, ...] = ()
     """Labels: JSONL, CSV or TSV files and BEIR folders, below the project folder; in the environment with commas between them."""
+    log: str = ""
+    """Where runs are logged: `tensorboard:<folder>`, below the project folder, or `mlflow:<tracking URI>`; empty is nowhere."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,15 +27,13 @@ if TYPE_CHECKING:
 
     from ragstone.corpus.labelled import Material
     from ragstone.corpus.labels import Labels, Unusable
-    from ragstone.corpus.pairs import Search
     from ragstone.corpus.stage import Listing
     from ragstone.embedder import Embedder
-    from ragstone.errands import Found
     from ragstone.evaluate import Verdict
-    from ragstone.index import Index, Vectors
+    from ragstone.index import Index
     from ragstone.rag import Answer
     from ragstone.retrieve import Calibration, Hit, Retriever
-    from ragstone.train import Progress, Recipe, Work
+    from ragstone.train import Recipe
 
 RAW = "raw"
 
@@ -204,11 +200,13 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
 
     A verdict is kept: the same snapshot, base and recipe are not trained twice. A killed run goes on from its checkpoint.
     """
+    from ragstone import tracking
     from ragstone.corpus import labelled, pairs
     from ragstone.corpus import snapshot as snapshots
     from ragstone.evaluate import Verdict
     from ragstone.recipe import chosen
 
+    tracking.check(settings.train.log)
     digest = snapshot(settings, store, Silence())
     labels = _labels(settings, show)
     recipe = chosen(labels.digest if labels.labels else "", settings.train.minutes, settings.train.seed, settings.train.epochs)
@@ -221,7 +219,7 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
         if material.mined.unsuitable:
             verdict, model = Verdict(promoted=False, reason=material.mined.unsuitable), ""
         else:
-            verdict, model = _train_and_judge(settings, store, chunks, material, recipe, digest, show)
+            verdict, model = _try(settings, store, chunks, material, recipe, digest, show)
         _create(store, key, {"verdict": asdict(verdict), "model": model})
     shutil.rmtree(_work(settings, digest, recipe), ignore_errors=True)
     kept = json.loads(store.get(key))
@@ -241,6 +239,7 @@ def distil(settings: Settings, store: Store, target: Path, show: Show) -> Verdic
     from ragstone.corpus import pairs
     from ragstone.corpus import snapshot as snapshots
     from ragstone.evaluate import gate
+    from ragstone.trial import scratch_index
 
     chunks = snapshots.load(store, snapshot(settings, store, Silence())).chunks
     mined = pairs.mine(chunks, seed=settings.train.seed)
@@ -252,7 +251,7 @@ def distil(settings: Settings, store: Store, target: Path, show: Show) -> Verdic
         distilling.distil(stores.fetch(store, f"models/{digest}"), [chunk.context for chunk in chunks], target, advance)
     with _folder() as folder:
         embedder.prepare(target, folder, name=target.name, base=settings.train.base)
-        verdict = gate(open_model(store, digest), {1.0: embedder.Embedder(folder)}, mined, _scratch_index, settings.retrieve, 0.0)
+        verdict = gate(open_model(store, digest), {1.0: embedder.Embedder(folder)}, mined, scratch_index, settings.retrieve, 0.0)
     (target / "report.json").write_bytes(canonical(asdict(verdict)))
     return verdict
 
@@ -326,52 +325,30 @@ def _sources(answer: Answer) -> str:
     return "\n\n" + "\n".join(lines) if lines else ""
 
 
-def _train_and_judge(
+def _try(
     settings: Settings, store: Store, chunks: Sequence[Chunk], material: Material, recipe: Recipe, snapshot: str, show: Show
 ) -> tuple[Verdict, str]:
     """The verdict, and the digest of the published winner or nothing."""
-    from ragstone.candidates import Base, Corpus, make
-    from ragstone.corpus.labelled import MOST_TAUGHT
-    from ragstone.embedder import Embedder
-    from ragstone.evaluate import gate
-    from ragstone.guard import guards
+    from ragstone import embedder, tracking, trial
+    from ragstone.candidates import Base
 
-    incumbent_digest = incumbent(settings, store, show)
-    incumbent_model = open_model(store, incumbent_digest)
-    index_digest = index(settings, store, snapshot, incumbent_digest, show)
     work = _work(settings, snapshot, recipe)
-    opened = _open_index(store, index_digest)
-    taught = [pair.question for pair in material.mined.pairs[:MOST_TAUGHT]]
-    teacher = partial(_teacher, settings, chunks, _plain(opened, incumbent_model, chunks), taught, show)
-    search = _search(settings, store, index_digest, incumbent_digest, [one.text for one in material.train], show)
-    corpus = Corpus(chunks, material, search, teacher)
+    model = incumbent(settings, store, show)
+    indexed = index(settings, store, snapshot, model, show)
+    in_force = trial.Incumbent(model, stores.fetch(store, f"models/{model}"), stores.fetch(store, f"indexes/{indexed}"))
     start = Base(settings.train.base, stores.fetch(store, f"models/{base(settings, store, show)}"))
-    steps: list[Progress] = []
-    folders = make(start, corpus, recipe, work, settings.train.url, show, steps.append)
-    mined, kind = material.mined, "labelled " if material.judged_by_people else ""
-    show.say(f"train     judging {len(folders)} candidates on {len(mined.questions)} held-out {kind}questions")
-    candidates = {share: Embedder(folder) for share, folder in folders.items()}
-    margin = min(settings.train.margin, 0.0) if kind else settings.train.margin  # what people asked does not flatter training
-    held_to, fall = guards(mined, recipe.seed), settings.train.guard
-    verdict = gate(incumbent_model, candidates, mined, _scratch_index, settings.retrieve, margin, guards=held_to, fall=fall)
-    verdict = replace(verdict, kind=kind.strip())
-    if material.seen:
-        seen = replace(mined, questions=material.seen)
-        apart = gate(incumbent_model, {verdict.share: candidates[verdict.share]}, seen, _scratch_index, settings.retrieve, margin)
-        show.say(f"train     on {apart.questions} of documents that training knows: {apart.base:.2f} -> {apart.tuned:.2f}")
-    if verdict.promoted:
-        folder = folders[verdict.share]
-        report = {**asdict(verdict), "incumbent": incumbent_digest, "snapshot": snapshot, "curve": _curve(steps)}
-        (folder / "report.json").write_bytes(canonical(report))
-        digest = candidates[verdict.share].digest
-        stores.publish(store, f"models/{digest}", folder)
-    return verdict, digest if verdict.promoted else ""
-
-
-def _curve(steps: Sequence[Progress], points: int = 200) -> list[dict[str, float]]:
-    """The loss of a run by step, at most so many of them, the last one included. Of a resumed run it begins where that resumed."""
-    stride = max(1, math.ceil(len(steps) / points))
-    return [{"step": now.step, "loss": now.loss} for now in reversed(steps[::-1][::stride])]
+    held = trial.Trial(settings, in_force, start, chunks, material, recipe, groups(settings))
+    told = {**asdict(recipe), "recipe": recipe.digest, "snapshot": snapshot, "incumbent": model, "base": embedder.digest(start.folder)}
+    with tracking.journal(settings.train.log, settings.folder, work.name, told, show) as journal:
+        outcome = trial.run(held, work, show, journal.step)
+        journal.figures(trial.figures(outcome.verdict))
+    if outcome.winner is None:
+        return outcome.verdict, ""
+    report = {**asdict(outcome.verdict), "incumbent": model, "snapshot": snapshot, "curve": outcome.curve}
+    (outcome.winner / "report.json").write_bytes(canonical(report))
+    digest = embedder.digest(outcome.winner)
+    stores.publish(store, f"models/{digest}", outcome.winner)
+    return outcome.verdict, digest
 
 
 def _put_in_force(settings: Settings, store: Store, snapshot: str, model: str, note: str, show: Show) -> None:
@@ -453,66 +430,6 @@ def _open_index(store: Store, digest: str) -> Index:
 def groups(settings: Settings) -> tuple[str, ...]:
     """Every group that a document can be in."""
     return tuple(sorted({PUBLIC, *(group for rule in settings.corpus.groups for group in rule.groups)}))
-
-
-def _plain(opened: Index, model: Embedder, chunks: Sequence[Chunk]) -> dict[str, Vectors]:
-    """The chunks' plain vectors by encoder, as far as the index in force has them."""
-    from ragstone.index.local import LocalIndex
-
-    if model.has_terms or not isinstance(opened, LocalIndex):
-        return {}
-    known = opened.encoded(chunks)
-    import numpy as np
-
-    return {model.encoder: np.stack([known[chunk.id] for chunk in chunks])} if len(known) == len(chunks) else {}
-
-
-def _teacher(
-    settings: Settings, chunks: Sequence[Chunk], plain: dict[str, Vectors], questions: Sequence[str], show: Show, folder: Path
-) -> Search:
-    """The whole retriever with the model in `folder`, for these questions: chunk ids with their fused scores."""
-    from ragstone.corpus.views import views
-    from ragstone.embedder import Embedder
-    from ragstone.errands import fused_hits
-    from ragstone.index import local
-
-    model = Embedder(folder)
-    vectors = plain[model.encoder] if model.encoder in plain else model.plain([views(chunk) for chunk in chunks])
-    with _folder() as index:
-        local.build(index, chunks, model.joined(vectors, [chunk.context for chunk in chunks]))
-        return _asked(settings, partial(fused_hits, settings.retrieve, groups(settings)), [index, folder], questions, show)
-
-
-def _search(settings: Settings, store: Store, index: str, model: str, questions: Sequence[str], show: Show) -> Search:
-    """Keyword search for hard negatives, for these questions: chunk ids with the model's cosine to the question."""
-    from ragstone.errands import keyword_hits
-
-    folders = [stores.fetch(store, f"indexes/{index}"), stores.fetch(store, f"models/{model}")]
-    return _asked(settings, partial(keyword_hits, groups(settings)), folders, questions, show)
-
-
-def _asked(
-    settings: Settings, open: Callable[..., Work[str, Found]], folders: Sequence[Path], questions: Sequence[str], show: Show
-) -> Search:
-    """The search that `open(*folders)` gives, asked these questions where training runs."""
-    from ragstone import train as training
-
-    with show.bar("search", len(questions)) as advance:
-        found = training.connect(settings.train.url).map(open, folders, questions, advance) if questions else []
-    known = dict(zip(questions, found, strict=True))
-    return lambda question, limit: known[question][:limit]
-
-
-def _scratch_index(chunks: Sequence[Chunk], vectors: Vectors) -> Index:
-    """An index that no release will name: the gate's."""
-    from ragstone.index import local
-
-    folder = Path(tempfile.mkdtemp(prefix="ragstone-gate-"))
-    try:
-        local.build(folder, chunks, vectors)
-        return local.open(folder, "scratch")
-    finally:
-        shutil.rmtree(folder)  # its files stay readable as long as they are open
 
 
 def _create(store: Store, key: str, value: object) -> None:

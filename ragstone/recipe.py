@@ -53,6 +53,8 @@ class Progress:
     steps: int
     loss: float
     seconds_left: float
+    learning_rate: float = 0.0
+    """That the step was taken with."""
 
 
 Report = Callable[[Progress], None]

@@ -151,7 +151,8 @@ class Run:
             self.step += 1
             now = time.monotonic()
             self.seconds = self.workers.agree(spent + now - began)
-            progress(Progress(self.step, self.steps, loss, self.seconds / self.step * (self.steps - self.step)))
+            left = self.seconds / self.step * (self.steps - self.step)
+            progress(Progress(self.step, self.steps, loss, left, self.optimiser.param_groups[0]["lr"]))
             if self.step % CHECKPOINT_STEPS == 0 or now - saved_at > CHECKPOINT_SECONDS:
                 self.save()
                 saved_at = time.monotonic()

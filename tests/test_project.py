@@ -19,7 +19,7 @@ from ragstone.corpus.snapshot import load as load_snapshot
 from ragstone.errors import CorpusError, TrainError
 from ragstone.show import Silence
 from ragstone.store import Store
-from ragstone.train import Progress
+from tests.events import scalars
 
 
 class Lines(Silence):
@@ -189,7 +189,7 @@ def labelled(settings: Settings, tmp_path: Path) -> Settings:
         asked = [f"When is the {part} due?", f"How heavy is the {part}?", f"{part} interval", f"mass of the {part} in kg"]
         records += [{"question": question, "document": f"unit-{unit}.md", "thumb": "up"} for question in asked]
     (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    return config.override(settings, "train", pairs=("log.jsonl",), margin=-1.0, minutes=0.02, epochs=1)
+    return config.override(settings, "train", pairs=("log.jsonl",), margin=-1.0, minutes=0.02, epochs=1, log="tensorboard:runs")
 
 
 @pytest.mark.slow
@@ -204,7 +204,13 @@ def test_labels_train_and_judge_and_the_model_names_them(labelled: Settings, ope
     card = json.loads((store.fetch(opened, f"models/{model}") / "card.json").read_bytes())
     assert card["lineage"]["recipe"]["labels"] == labels.read([tmp_path / "log.jsonl"]).digest
 
+    (run,) = (tmp_path / "runs").iterdir()
+    curves = scalars(run)
+    assert [step for step, _ in curves["loss"]] == list(range(1, len(curves["loss"]) + 1))
+    assert [value for _, value in curves["verdict/gain"]] == pytest.approx([verdict.gain])
+
     assert project.train(labelled, opened, Silence()) == verdict
+    assert scalars(run) == curves
     before = {stat.key for stat in opened.list("verdicts/")}
     (tmp_path / "log.jsonl").write_text("")
     assert "held-out questions" in project.train(labelled, opened, Silence()).reason  # the documents alone are too few
@@ -221,14 +227,6 @@ def test_labels_that_can_not_be_used_are_named_and_strict_makes_them_fatal(setti
     assert "labels    1 labels can't be used: pairs.csv:3 the corpus has no chunk, document or passage 'lost.md'" in said.lines
     with pytest.raises(TrainError, match=r"pairs\.csv:4 has no question"):
         project.train(config.override(with_pairs, "corpus", strict=True), opened, Silence())
-
-
-def test_a_long_training_curve_is_thinned_and_keeps_its_end() -> None:
-    steps = [Progress(step, 1000, 1 / step, 0.0) for step in range(1, 1001)]
-    curve = project._curve(steps, 200)
-    assert [point["step"] for point in curve] == list(range(5, 1001, 5))
-    assert curve[-1] == {"step": 1000, "loss": 0.001}
-    assert project._curve([]) == []
 
 
 def test_groups_of_the_settings_reach_the_chunks(settings: Settings, opened: Store, manuals: Path) -> None:

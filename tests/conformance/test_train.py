@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -118,6 +119,12 @@ def test_progress_counts_every_step_and_the_seconds_left_end_at_zero(finished: F
     assert [now.step for now in finished.seen] == [1, 2, 3, 4, 5, 6]
     assert {now.steps for now in finished.seen} == {6}
     assert finished.seen[-1].seconds_left == 0
+
+
+def test_progress_tells_the_learning_rate_of_each_step(finished: Finished) -> None:
+    """Warmed up by the first step, it falls to zero."""
+    told = [now.learning_rate / SHORT.learning_rate for now in finished.seen]
+    assert told == pytest.approx([(1 + math.cos(math.pi * step / 5)) / 2 for step in (0, 0, 1, 2, 3, 4)])
 
 
 def test_the_minutes_cut_a_run_short_and_still_give_candidates(trainer: Trainer, base: Path, tmp_path: Path) -> None:

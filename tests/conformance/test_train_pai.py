@@ -18,6 +18,7 @@ from tests.conformance.test_train import (  # noqa: F401
     test_a_loss_that_is_no_number_ends_the_run,
     test_every_interpolation_becomes_a_complete_model_folder,
     test_no_pairs_are_an_error_that_says_so,
+    test_progress_tells_the_learning_rate_of_each_step,
     test_the_lineage_names_base_pairs_and_recipe,
 )
 

@@ -41,6 +41,7 @@ from tests.conformance.test_train import (  # noqa: F401
     test_every_interpolation_becomes_a_complete_model_folder,
     test_no_pairs_are_an_error_that_says_so,
     test_progress_counts_every_step_and_the_seconds_left_end_at_zero,
+    test_progress_tells_the_learning_rate_of_each_step,
     test_the_lineage_names_base_pairs_and_recipe,
     test_what_is_mapped_is_what_is_computed_here_to_the_bit,
 )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ragstone.corpus.labelled import Material
     from ragstone.corpus.labels import Labels, Unusable
-    from ragstone.corpus.pairs import Search
+    from ragstone.corpus.pairs import Pair, Search
     from ragstone.corpus.stage import Listing
     from ragstone.embedder import Embedder
     from ragstone.errands import Found
@@ -206,11 +206,10 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
     from ragstone.corpus import labelled, pairs
     from ragstone.corpus import snapshot as snapshots
     from ragstone.evaluate import Verdict
-    from ragstone.recipe import chosen
 
     digest = snapshot(settings, store, Silence())
     labels = _labels(settings, show)
-    recipe = chosen(labels.digest if labels.labels else "", settings.train.minutes, settings.train.seed, settings.train.epochs)
+    recipe = _recipe(settings, labels, show)
     demands = [settings.train.margin, settings.train.guard]
     key = f"verdicts/{_digest([digest, _base(settings), asdict(recipe), asdict(settings.retrieve), *demands])}.json"
     if not store.stat(key):
@@ -343,7 +342,7 @@ def _train_and_judge(
     taught = [pair.question for pair in material.mined.pairs[:MOST_TAUGHT]]
     teacher = partial(_teacher, settings, chunks, _plain(opened, incumbent_model, chunks), taught, show)
     search = _search(settings, store, index_digest, incumbent_digest, [one.text for one in material.train], show)
-    corpus = Corpus(chunks, material, search, teacher)
+    corpus = Corpus(chunks, material, search, teacher, partial(_taught, settings, work, show))
     start = Base(settings.train.base, stores.fetch(store, f"models/{base(settings, store, show)}"))
     steps: list[Progress] = []
     folders = make(start, corpus, recipe, work, settings.train.url, show, steps.append)
@@ -413,6 +412,35 @@ def _work(settings: Settings, snapshot: str, recipe: Recipe) -> Path:
 def _base(settings: Settings) -> tuple[str, str, str]:
     """What decides the base model."""
     return settings.train.base, settings.train.query_prefix, settings.train.document_prefix
+
+
+def _recipe(settings: Settings, labels: Labels, show: Show) -> Recipe:
+    """What the settings and labels make the weights depend on."""
+    from ragstone import teacher
+    from ragstone.recipe import chosen
+
+    told = settings.train
+    taught_by = teacher.connect(told, show.say).identity if told.teacher else ""
+    return chosen(labels.digest if labels.labels else "", told.minutes, told.seed, told.epochs, taught_by)
+
+
+def _taught(settings: Settings, work: Path, show: Show, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    """The pairs with the scores of the teacher that the settings name; unchanged when they name none."""
+    from ragstone import teacher
+    from ragstone.corpus.taught import Listed, agreement, teach
+    from ragstone.kept import Kept
+
+    if not settings.train.teacher:
+        return pairs
+    named = teacher.connect(settings.train, show.say)
+
+    def score(lists: Sequence[Listed]) -> list[list[float]]:
+        with show.bar("teach", len(lists)) as advance:
+            return teacher.scores(named, lists, Kept(work / "scores.jsonl"), advance)
+
+    taught = teach(pairs, score, seed=settings.train.seed)
+    show.say(f"teacher   {named.identity[:80]} puts the right passage first for {agreement(taught):.0%} of the questions")
+    return taught
 
 
 def _labels(settings: Settings, show: Show) -> Labels:

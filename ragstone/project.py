@@ -339,6 +339,8 @@ def _train_and_judge(
     index_digest = index(settings, store, snapshot, incumbent_digest, show)
     work = _work(settings, snapshot, recipe)
     opened = _open_index(store, index_digest)
+    in_force = [stores.fetch(store, f"indexes/{index_digest}"), stores.fetch(store, f"models/{incumbent_digest}")]
+    material = _written(settings, chunks, material, in_force, work, show)
     taught = [pair.question for pair in material.mined.pairs[:MOST_TAUGHT]]
     teacher = partial(_teacher, settings, chunks, _plain(opened, incumbent_model, chunks), taught, show)
     search = _search(settings, store, index_digest, incumbent_digest, [one.text for one in material.train], show)
@@ -417,11 +419,34 @@ def _base(settings: Settings) -> tuple[str, str, str]:
 def _recipe(settings: Settings, labels: Labels, show: Show) -> Recipe:
     """What the settings and labels make the weights depend on."""
     from ragstone import teacher
+    from ragstone.author import Author
     from ragstone.recipe import chosen
 
     told = settings.train
     taught_by = teacher.connect(told, show.say).identity if told.teacher else ""
-    return chosen(labels.digest if labels.labels else "", told.minutes, told.seed, told.epochs, taught_by)
+    written_by = Author(settings, show.say).identity if told.questions else ""
+    return chosen(labels.digest if labels.labels else "", told.minutes, told.seed, told.epochs, taught_by, written_by)
+
+
+def _written(settings: Settings, chunks: Sequence[Chunk], material: Material, folders: Sequence[Path], work: Path, show: Show) -> Material:
+    """The material with the questions that the generator of the settings wrote before the mined ones; unchanged when they name none.
+
+    `folders` hold the index and the model that must find the passages again.
+    """
+    from ragstone.author import Author
+    from ragstone.corpus import written
+    from ragstone.errands import fused_hits
+    from ragstone.kept import Kept
+
+    if not settings.train.questions:
+        return material
+    passages = written.passages(material.mined.pairs, chunks, settings.train.questions_most)
+    with show.bar("write", len(passages)) as advance:
+        said = Author(settings, show.say).write(passages, Kept(work / "questions.jsonl"), advance)
+    retriever = partial(fused_hits, settings.retrieve, groups(settings))
+    kept = written.sift(passages, said, lambda questions: _asked(settings, retriever, folders, questions, show))
+    show.say(f"questions {kept}")
+    return replace(material, mined=replace(material.mined, pairs=(*kept.pairs, *material.mined.pairs)))
 
 
 def _taught(settings: Settings, work: Path, show: Show, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:

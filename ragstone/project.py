@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ragstone.corpus.labelled import Material
     from ragstone.corpus.labels import Labels, Unusable
-    from ragstone.corpus.pairs import Pair, Search
+    from ragstone.corpus.pairs import Search
     from ragstone.corpus.stage import Listing
     from ragstone.embedder import Embedder
     from ragstone.errands import Found
@@ -203,13 +203,14 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
 
     A verdict is kept: the same snapshot, base and recipe are not trained twice. A killed run goes on from its checkpoint.
     """
+    from ragstone import lessons
     from ragstone.corpus import labelled, pairs
     from ragstone.corpus import snapshot as snapshots
     from ragstone.evaluate import Verdict
 
     digest = snapshot(settings, store, Silence())
     labels = _labels(settings, show)
-    recipe = _recipe(settings, labels, show)
+    recipe = lessons.chosen(settings, labels.digest if labels.labels else "", show)
     demands = [settings.train.margin, settings.train.guard]
     key = f"verdicts/{_digest([digest, _base(settings), asdict(recipe), asdict(settings.retrieve), *demands])}.json"
     if not store.stat(key):
@@ -328,9 +329,11 @@ def _train_and_judge(
     settings: Settings, store: Store, chunks: Sequence[Chunk], material: Material, recipe: Recipe, snapshot: str, show: Show
 ) -> tuple[Verdict, str]:
     """The verdict, and the digest of the published winner or nothing."""
+    from ragstone import lessons
     from ragstone.candidates import Base, Corpus, make
     from ragstone.corpus.labelled import MOST_TAUGHT
     from ragstone.embedder import Embedder
+    from ragstone.errands import fused_hits
     from ragstone.evaluate import gate
     from ragstone.guard import guards
 
@@ -340,11 +343,12 @@ def _train_and_judge(
     work = _work(settings, snapshot, recipe)
     opened = _open_index(store, index_digest)
     in_force = [stores.fetch(store, f"indexes/{index_digest}"), stores.fetch(store, f"models/{incumbent_digest}")]
-    material = _written(settings, chunks, material, in_force, work, show)
+    find = partial(_asked, settings, partial(fused_hits, settings.retrieve, groups(settings)), in_force, show=show)
+    material = lessons.write(settings, chunks, material, find, work, show)
     taught = [pair.question for pair in material.mined.pairs[:MOST_TAUGHT]]
     teacher = partial(_teacher, settings, chunks, _plain(opened, incumbent_model, chunks), taught, show)
     search = _search(settings, store, index_digest, incumbent_digest, [one.text for one in material.train], show)
-    corpus = Corpus(chunks, material, search, teacher, partial(_taught, settings, work, show))
+    corpus = Corpus(chunks, material, search, teacher, partial(lessons.score, settings, work, show))
     start = Base(settings.train.base, stores.fetch(store, f"models/{base(settings, store, show)}"))
     steps: list[Progress] = []
     folders = make(start, corpus, recipe, work, settings.train.url, show, steps.append)
@@ -414,58 +418,6 @@ def _work(settings: Settings, snapshot: str, recipe: Recipe) -> Path:
 def _base(settings: Settings) -> tuple[str, str, str]:
     """What decides the base model."""
     return settings.train.base, settings.train.query_prefix, settings.train.document_prefix
-
-
-def _recipe(settings: Settings, labels: Labels, show: Show) -> Recipe:
-    """What the settings and labels make the weights depend on."""
-    from ragstone import teacher
-    from ragstone.author import Author
-    from ragstone.recipe import chosen
-
-    told = settings.train
-    taught_by = teacher.connect(told, show.say).identity if told.teacher else ""
-    written_by = Author(settings, show.say).identity if told.questions else ""
-    return chosen(labels.digest if labels.labels else "", told.minutes, told.seed, told.epochs, taught_by, written_by)
-
-
-def _written(settings: Settings, chunks: Sequence[Chunk], material: Material, folders: Sequence[Path], work: Path, show: Show) -> Material:
-    """The material with the questions that the generator of the settings wrote before the mined ones; unchanged when they name none.
-
-    `folders` hold the index and the model that must find the passages again.
-    """
-    from ragstone.author import Author
-    from ragstone.corpus import written
-    from ragstone.errands import fused_hits
-    from ragstone.kept import Kept
-
-    if not settings.train.questions:
-        return material
-    passages = written.passages(material.mined.pairs, chunks, settings.train.questions_most)
-    with show.bar("write", len(passages)) as advance:
-        said = Author(settings, show.say).write(passages, Kept(work / "questions.jsonl"), advance)
-    retriever = partial(fused_hits, settings.retrieve, groups(settings))
-    kept = written.sift(passages, said, lambda questions: _asked(settings, retriever, folders, questions, show))
-    show.say(f"questions {kept}")
-    return replace(material, mined=replace(material.mined, pairs=(*kept.pairs, *material.mined.pairs)))
-
-
-def _taught(settings: Settings, work: Path, show: Show, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
-    """The pairs with the scores of the teacher that the settings name; unchanged when they name none."""
-    from ragstone import teacher
-    from ragstone.corpus.taught import Listed, agreement, teach
-    from ragstone.kept import Kept
-
-    if not settings.train.teacher:
-        return pairs
-    named = teacher.connect(settings.train, show.say)
-
-    def score(lists: Sequence[Listed]) -> list[list[float]]:
-        with show.bar("teach", len(lists)) as advance:
-            return teacher.scores(named, lists, Kept(work / "scores.jsonl"), advance)
-
-    taught = teach(pairs, score, seed=settings.train.seed)
-    show.say(f"teacher   {named.identity[:80]} puts the right passage first for {agreement(taught):.0%} of the questions")
-    return taught
 
 
 def _labels(settings: Settings, show: Show) -> Labels:

@@ -37,13 +37,17 @@ class Teacher(Protocol):
 def connect(settings: Train, say: Say) -> Teacher:
     """The teacher that `train.teacher` names: a URL's scheme says which one, a folder or a hub's id is a cross-encoder here."""
     name = settings.teacher
-    elsewhere = "://" in name and not name.startswith(hub.SCHEME)
     try:
-        module = connector("teacher", name if elsewhere else "local")
+        module = connector("teacher", name if is_elsewhere(name) else "local")
     except ConfigError as error:
         raise ConfigError(error.message, EXAMPLE) from error
     teacher: Teacher = module.connect(settings, say)
     return teacher
+
+
+def is_elsewhere(name: str) -> bool:
+    """Whether that teacher is an endpoint, not weights that run here."""
+    return "://" in name and not name.startswith(hub.SCHEME)
 
 
 def scores(teacher: Teacher, lists: Sequence[Listed], kept: Kept, progress: Callable[[int], None]) -> list[list[float]]:

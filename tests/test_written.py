@@ -63,6 +63,8 @@ def test_every_passage_is_counted_once() -> None:
         ("How long is the pump primed?", "How long is the pump primed?"),
         ("  \n\nHere you go:\n- Who leads the night crew?\nThe shift engineer.", "Who leads the night crew?"),
         ("Question: Who leads the night crew?", "Who leads the night crew?"),
+        ('1. **Question:** "Who leads the night crew?" It tests recall.', "Who leads the night crew?"),
+        ("3.11 changed which of the rules?", "3.11 changed which of the rules?"),
         ("1) What is a drum? 2) What is a pump?", "What is a drum?"),
         ("水泵需要预热多久？", "水泵需要预热多久？"),
         ("", ""),

@@ -24,7 +24,8 @@ COPIED = 0.8
 SHORTEST, LONGEST = 3, 40
 """Words of a question."""
 
-QUESTION = re.compile(r"(?:\W*\bquestion\b[^:\n]{0,10}:)?[\W\d_]*([^?？\n]+[?？])", re.IGNORECASE)
+QUESTION = re.compile(r"\W*(?:\d+[.)]\s)?\W*(?:question\W*:\W*)?([^?？\n]+[?？])", re.IGNORECASE)
+"""A question without the list mark, the label and the quotes before it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def question(said: str) -> str:
     ('', '')
     """
     for line in said.splitlines():
-        match = QUESTION.search(line)
+        match = QUESTION.match(line)
         if match and SHORTEST <= len(words(match[1])) <= LONGEST:
             return match[1].strip()
     return ""

@@ -45,7 +45,7 @@ def write(
 
 def score(settings: Settings, work: Path, show: Show, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
     """The pairs with the scores of the teacher that the settings name; unchanged when they name none. Scores are kept below `work`."""
-    if not settings.train.teacher:
+    if not settings.train.teacher or not any(pair.scores for pair in pairs):
         return pairs
     named = teacher.connect(settings.train, show.say)
 

@@ -97,6 +97,11 @@ def test_a_single_document_has_strangers_of_other_passages() -> None:
     assert teach(alone, Judge(5.0, 0.0, -5.0))[0].scores[0] > AT_RANDOM
 
 
+def test_a_single_passage_can_not_show_what_a_teacher_gives_to_strangers() -> None:
+    with pytest.raises(TrainError, match="two passages at least"):
+        teach(PAIRS[:1], Judge(5.0, 0.0, -5.0))
+
+
 def test_labelled_pairs_stay_as_they_are() -> None:
     labelled = Pair("Who?", "c", "d", "The night crew.", kind="label")
     judge = Judge(5.0, 0.0, -5.0)

@@ -97,8 +97,9 @@ def test_a_folder_that_is_damaged_is_named(tmp_path: Path) -> None:
     [
         ("rerank+https://host/v1/rerank", "must name a host and one model"),
         ("rerank+https://host/v1/rerank?model=a&model=b", "must name a host and one model"),
-        ("rerank+https://host/v1/rerank?model=a&key=b", "must name a host and one model"),
+        ("rerank+https://host/v1/rerank?model=a&key=sk-secret", "must name a host and one model"),
         ("rerank+ftp://host/v1/rerank?model=a", "must name a host and one model"),
+        ("rerank+https://[::1/v1/rerank?model=a", "train.teacher is no URL"),
         ("rerank+https:///v1/rerank?model=a", "must name a host and one model"),
         ("rerank+http://host.example/v1/rerank?model=a", "this machine only"),
         ("rerank+http://10.0.0.1/v1/rerank?model=a", "this machine only"),
@@ -135,6 +136,13 @@ def test_an_endpoint_that_asks_for_more_than_our_patience_ends_the_run_at_once()
         with pytest.raises(TrainError, match=r"answered 429 for 'judge': .*out of quota"):
             scored(server)
         assert len(server.asked) == 1
+
+
+def test_an_answer_that_breaks_off_is_an_error() -> None:
+    with reranking(by_length) as server:
+        server.faults = [(200, {"content-length": "999", "connection": "close"}, b'{"results": [')]
+        with pytest.raises(TrainError, match="broke off its answer"):
+            scored(server)
 
 
 @pytest.mark.parametrize("status", [401, 403])

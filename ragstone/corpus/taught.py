@@ -42,9 +42,9 @@ def teach(pairs: Sequence[Pair], score: Score, *, seed: int = 17) -> tuple[Pair,
     What is scored is what the model will read. Raises `TrainError` when the teacher puts the right passages no higher than others.
     """
     own = [pair for pair in pairs if pair.scores]
-    strangers = _strangers(own, seed)
-    if not strangers:
+    if not own:
         return tuple(pairs)
+    strangers = _strangers(own, seed)
     lists = [Listed(pair.question, (pair.positive, *pair.negatives)) for pair in own]
     scores = _unbounded(score([*lists, *strangers]))
     right = max(LOWEST, median(pair.scores[0] for pair in own))
@@ -62,10 +62,12 @@ def agreement(pairs: Iterable[Pair]) -> float:
 def _strangers(pairs: Sequence[Pair], seed: int) -> list[Listed]:
     """Questions, each with the passage of another."""
     drawn = random.Random(f"strangers {seed}").sample(pairs, min(STRANGERS, len(pairs)))
-    following = [*drawn[1:], *drawn[:1]]
-    return [
-        Listed(pair.question, (other.positive,)) for pair, other in zip(drawn, following, strict=True) if other.document != pair.document
-    ] or [Listed(pair.question, (other.positive,)) for pair, other in zip(drawn, following, strict=True) if other.chunk != pair.chunk]
+    following = list(zip(drawn, [*drawn[1:], *drawn[:1]], strict=True))
+    apart = [both for both in following if both[0].document != both[1].document]
+    apart = apart or [both for both in following if both[0].chunk != both[1].chunk]
+    if not apart:
+        raise TrainError("a teacher needs the questions of two passages at least", "add documents, or name no train.teacher")
+    return [Listed(pair.question, (other.positive,)) for pair, other in apart]
 
 
 def _unbounded(scores: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -39,15 +39,18 @@ def endpoint(url: str, key: str = "") -> Endpoint:
     >>> endpoint("rerank+https://api.example.com/v2/rerank?model=rerank-v3.5")
     Endpoint(url='https://api.example.com/v2/rerank', model='rerank-v3.5', provider='rerank')
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"train.teacher is no URL: {error}", EXAMPLE) from error
     transport = parts.scheme.partition("+")[2] or "https"
     if "@" in parts.netloc:  # not quoted: it may hold a password
         raise ConfigError("train.teacher holds a user or a password; a key is given by itself", KEY)
     query = parse_qs(parts.query)
     if transport not in ("http", "https") or not parts.hostname or set(query) != {"model"} or len(query["model"]) != 1:
-        raise ConfigError(f"train.teacher = {url!r} must name a host and one model, and nothing else", EXAMPLE)
+        raise ConfigError("train.teacher must name a host and one model, and nothing else", EXAMPLE)  # not quoted: it may hold a key
     if transport == "http" and not _is_here(parts.hostname):
-        raise ConfigError(f"train.teacher = {url!r} would send passages unencrypted; http is taken on this machine only", EXAMPLE)
+        raise ConfigError(f"train.teacher would send passages unencrypted to {parts.netloc}; http is for this machine only", EXAMPLE)
     return Endpoint(f"{transport}://{parts.netloc}{parts.path.rstrip('/') or '/v1/rerank'}", query["model"][0], key, "rerank")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ragstone import embedder, terms, train
 from ragstone.corpus import Chunk
 from ragstone.corpus.labelled import Material
-from ragstone.corpus.pairs import Search
+from ragstone.corpus.pairs import Pair, Search
 from ragstone.recipe import Progress, Recipe, Report
 from ragstone.show import Advance, Show
 
@@ -38,6 +38,8 @@ class Corpus:
     """By words, with the incumbent's cosines: hard negatives come from here."""
     teacher: Callable[[Path], Search]
     """As the whole retriever does with the model in a folder, with fused scores."""
+    taught: Callable[[tuple[Pair, ...]], tuple[Pair, ...]] = lambda pairs: pairs
+    """The pairs with the scores of the teacher that the user names, if one is named."""
 
 
 def make(
@@ -45,7 +47,8 @@ def make(
 ) -> dict[float, Path]:
     """Candidates below `work` by their share of trained weights, all joined to the term space of the corpus; share 0 has the base's own.
 
-    The candidate of share 0 is the teacher of the others: it ranks, as part of the whole retriever, what they learn to find alone.
+    The candidate of share 0 is the teacher of the others: it ranks, as part of the whole retriever, what they learn to find alone, unless
+    the user names another one, which scores what this one finds.
     `note` is told of every step of training.
     """
     texts = [chunk.context for chunk in corpus.material.mined.judged]
@@ -54,6 +57,7 @@ def make(
     with show.bar("mine") as advance:
         search, rank = (_counted(found, advance) for found in (corpus.search, corpus.teacher(untrained)))
         pairs = corpus.material.pairs(corpus.chunks, search, rank, seed=recipe.seed)
+    pairs = corpus.taught(pairs)
     trained: dict[float, Path] = {}
     if pairs:
         with show.bar("train") as advance:

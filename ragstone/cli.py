@@ -138,7 +138,7 @@ def train(
     explain: Annotated[bool, typer.Option("--explain", help="Print the calls that this would make, and send none.")] = False,
 ) -> None:
     """Train an embedding model on the newest snapshot, judge it against the one in force, promote it if it wins."""
-    from ragstone import project
+    from ragstone import lessons, project
     from ragstone import train as training
     from ragstone.children import interruptible
 
@@ -147,7 +147,7 @@ def train(
     url = training.address(settings.train.url, to, **options)
     settings = config.override(settings, "train", url=url, minutes=minutes, epochs=epochs, pairs=tuple(pairs) if pairs else None)
     if explain:
-        print(training.explain(url, settings.train.minutes))
+        print("\n".join([training.explain(url, settings.train.minutes), *lessons.explain(settings)]))
         return
     with interruptible():  # `ragstone up` ends it so; the checkpoint is written either way
         print(project.train(settings, store, Terminal(), promote=promote))

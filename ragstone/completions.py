@@ -1,4 +1,7 @@
-"""The client of an OpenAI-compatible `POST /v1/chat/completions`: an answer piece by piece, with time-outs, retries and cancellation."""
+"""The client of an OpenAI-compatible `POST /v1/chat/completions`: an answer piece by piece, with time-outs, retries and cancellation.
+
+What else such servers take in one body and answer in another is posted with the same patience.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ ATTEMPTS = 4
 """Tries in all, before the first byte."""
 BUSY = frozenset({408, 429, 500, 502, 503, 504, 529})
 """The statuses that may be gone at the next try."""
+
+COMPLETIONS = "/chat/completions"
+STREAM = "text/event-stream"
 
 TOO_SLOW = "raise serve.timeout, or lower serve.max_tokens"
 
@@ -73,6 +79,18 @@ class Completions:
                 error.retryable = error.retryable and not given
                 raise
 
+    async def post(self, endpoint: Endpoint, path: str, body: bytes) -> bytes:
+        """The whole answer to JSON posted below the endpoint's URL. Raises `GeneratorError`, retryable when the fault may pass."""
+        deadline = asyncio.get_running_loop().time() + self._patience.total
+        response = await self._post(endpoint, body, deadline, path, "application/json")
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise GeneratorError(f"{endpoint.url} broke off its answer: {type(error).__name__}", retryable=True) from error
+        finally:
+            response.release()
+
     async def status(self, endpoint: Endpoint, path: str, patience: float = 5.0) -> int:
         """The status of a GET below the endpoint's URL. Raises `GeneratorError` when nothing answers in time."""
         timeout = aiohttp.ClientTimeout(total=patience)
@@ -106,13 +124,15 @@ class Completions:
         finally:
             response.close()  # not release: an answer that was not read to its end must stop being generated
 
-    async def _post(self, endpoint: Endpoint, body: bytes, deadline: float) -> aiohttp.ClientResponse:
+    async def _post(
+        self, endpoint: Endpoint, body: bytes, deadline: float, path: str = COMPLETIONS, accept: str = STREAM
+    ) -> aiohttp.ClientResponse:
         """A response of status 200, after as many tries as it takes and time allows."""
         for attempt in range(1, ATTEMPTS + 1):
             # spread, so that clients that were refused together do not come back together
             pause = self._patience.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1)
             try:
-                response = await self._send(endpoint, body, deadline)
+                response = await self._send(endpoint, body, deadline, path, accept)
             except GeneratorError as error:
                 fault = error
             else:
@@ -126,17 +146,17 @@ class Completions:
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    async def _send(self, endpoint: Endpoint, body: bytes, deadline: float) -> aiohttp.ClientResponse:
-        headers = {"content-type": "application/json", "accept": "text/event-stream", **endpoint.headers}
+    async def _send(self, endpoint: Endpoint, body: bytes, deadline: float, path: str, accept: str) -> aiohttp.ClientResponse:
+        headers = {"content-type": "application/json", "accept": accept, **endpoint.headers}
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._open().post(f"{endpoint.url}/chat/completions", data=body, headers=headers, allow_redirects=False)
+                return await self._open().post(f"{endpoint.url}{path}", data=body, headers=headers, allow_redirects=False)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(endpoint, error) from error
 
     async def _pieces(self, endpoint: Endpoint, response: aiohttp.ClientResponse, deadline: float) -> AsyncGenerator[Piece, None]:
         """Each piece with text, then the last one. What comes after `[DONE]` is not read."""
-        if "text/event-stream" not in response.headers.get("content-type", ""):
+        if STREAM not in response.headers.get("content-type", ""):
             raise GeneratorError(f"{endpoint.url} answered with {response.headers.get('content-type')!r} instead of a stream of events")
         reader = wire.EventReader()
         finish: str | None = None

@@ -75,6 +75,17 @@ class Train:
     """Labels: JSONL, CSV or TSV files and BEIR folders, below the project folder; in the environment with commas between them."""
     log: str = ""
     """Where runs are logged: `tensorboard:<folder>`, below the project folder, or `mlflow:<tracking URI>`; empty is nowhere."""
+    teacher: str = ""
+    """Who scores passages for mined questions: empty is the retriever itself, else the folder or hub id of a cross-encoder, or
+    `rerank+https://host/v1/rerank?model=name`."""
+    teacher_key: str = field(default="", repr=False)
+    """The key for a `rerank` endpoint; from RAGSTONE_TRAIN_TEACHER_KEY rather than the file."""
+    questions: str = ""
+    """Who writes questions besides the mined ones: empty is nobody, else a generator as `serve.url` names one."""
+    questions_key: str = field(default="", repr=False)
+    """The key for that generator; from RAGSTONE_TRAIN_QUESTIONS_KEY rather than the file."""
+    questions_most: int = 400
+    """Passages at most that a question is asked for."""
 
 
 @dataclass(frozen=True)

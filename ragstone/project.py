@@ -200,16 +200,15 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
 
     A verdict is kept: the same snapshot, base and recipe are not trained twice. A killed run goes on from its checkpoint.
     """
-    from ragstone import tracking
+    from ragstone import lessons, tracking
     from ragstone.corpus import labelled, pairs
     from ragstone.corpus import snapshot as snapshots
     from ragstone.evaluate import Verdict
-    from ragstone.recipe import chosen
 
     tracking.check(settings.train.log)
     digest = snapshot(settings, store, Silence())
     labels = _labels(settings, show)
-    recipe = chosen(labels.digest if labels.labels else "", settings.train.minutes, settings.train.seed, settings.train.epochs)
+    recipe = lessons.chosen(settings, labels.digest if labels.labels else "", show)
     demands = [settings.train.margin, settings.train.guard]
     key = f"verdicts/{_digest([digest, _base(settings), asdict(recipe), asdict(settings.retrieve), *demands])}.json"
     if not store.stat(key):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class Recipe:
     seed: int = 17
     labels: str = ""
     """The digest of the labels that the pairs were made from; empty without labels."""
+    teacher: str = ""
+    """What scored the mined pairs: a cross-encoder's digest, or an endpoint and its model; empty where the retriever did."""
+    questions: str = ""
+    """The digest of who wrote questions and how it was asked; empty where nobody did."""
 
     @property
     def digest(self) -> str:
@@ -35,14 +39,13 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def chosen(labels: str, minutes: float, seed: int, epochs: int = Recipe.epochs) -> Recipe:
+def chosen(labels: str, minutes: float, seed: int, epochs: int = Recipe.epochs, teacher: str = "", questions: str = "") -> Recipe:
     """The recipe for labels of this digest, or for none.
 
     Labels are learned from fast and often; what a teacher says of mined questions once and gently, lest the model bend to those.
     """
-    if labels:
-        return Recipe(epochs=epochs, minutes=minutes, seed=seed, labels=labels)
-    return Recipe(epochs=1, minutes=minutes, seed=seed, learning_rate=2e-5, interpolations=(0.5,))
+    told = Recipe(epochs=epochs, minutes=minutes, seed=seed, labels=labels, teacher=teacher, questions=questions)
+    return told if labels else replace(told, epochs=1, learning_rate=2e-5, interpolations=(0.5,))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ragstone import lessons
 from ragstone import train as training
 from ragstone.candidates import Base, Corpus, make
 from ragstone.config import Settings
@@ -72,7 +73,9 @@ def run(trial: Trial, work: Path, show: Show, note: Report = lambda now: None) -
         steps.append(now)
         note(now)
 
-    corpus = Corpus(trial.chunks, trial.material, _search(trial, show), _teacher(trial, incumbent, show))
+    trial = replace(trial, material=_written(trial, work, show))
+    taught = partial(lessons.score, trial.settings, work, show)
+    corpus = Corpus(trial.chunks, trial.material, _search(trial, show), _teacher(trial, incumbent, show), taught)
     folders = make(trial.base, corpus, trial.recipe, work, trial.settings.train.url, show, keep)
     verdict = _judge(trial, incumbent, {share: Embedder(folder) for share, folder in folders.items()}, show)
     return Outcome(verdict, folders[verdict.share] if verdict.promoted else None, curve(steps))
@@ -112,6 +115,13 @@ def _judge(trial: Trial, incumbent: Embedder, candidates: Mapping[float, Embedde
         apart = judge({verdict.share: candidates[verdict.share]}, replace(mined, questions=material.seen))
         show.say(f"train     on {apart.questions} of documents that training knows: {apart.base:.2f} -> {apart.tuned:.2f}")
     return replace(verdict, kind=kind.strip())
+
+
+def _written(trial: Trial, work: Path, show: Show) -> Material:
+    """The material with the questions that a generator writes; the retriever in force must find their passages again."""
+    open_search, in_force = partial(fused_hits, trial.settings.retrieve, trial.groups), [trial.incumbent.index, trial.incumbent.model]
+    find = partial(_asked, trial, open_search, in_force, show=show)
+    return lessons.write(trial.settings, trial.chunks, trial.material, find, work, show)
 
 
 def _search(trial: Trial, show: Show) -> Search:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragstone import embedder
-from ragstone.corpus.pairs import Pair, digest
+from ragstone.corpus.pairs import AT_RANDOM, Pair, digest
 from ragstone.errors import TrainError
 from ragstone.recipe import Progress, Recipe, Report
 
@@ -44,8 +44,6 @@ except ImportError as missing:
 Vector = NDArray[np.float32]
 OUT = -1e4
 """The logit of a passage that is left out: no share of the probability, and no NaN where it should have none."""
-AT_RANDOM = 0.1
-"""What the fused score of a passage drawn at random is, on average: 0.05 to 0.13 over five collections."""
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_STEPS = 20
 CHECKPOINT_SECONDS = 30.0

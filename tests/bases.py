@@ -110,13 +110,7 @@ def base(
 
     torch.manual_seed(17)
     model = {**GRAPHED, **OTHERS}[kind]().eval()
-    for weight in model.parameters():
-        if weight.dim() == 2:  # wide enough that a text's words, not the position alone, make its vector
-            torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
-    model.save_pretrained(folder)
-    shutil.copyfile(weights.pull("minilm") / "tokenizer.json", folder / "tokenizer.json")
-    special = {name: f"[{name.removesuffix('_token').upper()}]" for name in ("pad_token", "cls_token", "sep_token", "unk_token")}
-    put(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 128, **special})
+    _save(model, folder)
     put(folder / "1_Pooling/config.json", {"word_embedding_dimension": WIDTH, pooling: True})
     put(folder / "config_sentence_transformers.json", {"prompts": prompts or {}, "similarity_fn_name": "cosine"})
     layers = [("Transformer", ""), ("Pooling", "1_Pooling")]
@@ -143,6 +137,31 @@ def _dense(folder: Path, activation: str) -> None:
     put(folder / "config.json", {"in_features": WIDTH, "out_features": WIDTH, "bias": True, "activation_function": activation})
     linear = torch.nn.Linear(WIDTH, WIDTH)
     save_file({f"linear.{name}": tensor.detach() for name, tensor in linear.named_parameters()}, folder / "model.safetensors")
+
+
+def cross_encoder(folder: Path, outputs: int = 1) -> Path:
+    """A transformer that scores a question with a passage, as Sentence-Transformers' CrossEncoder saves one."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(17)
+    config: Any = BertConfig(**NARROW, max_position_embeddings=PLACES)
+    config.num_labels = outputs
+    model: Any = BertForSequenceClassification(config)
+    _save(model.eval(), folder)
+    return folder
+
+
+def _save(model: Any, folder: Path) -> None:
+    import torch
+
+    for weight in model.parameters():
+        if weight.dim() == 2:  # wide enough that a text's words, not the position alone, make its vector
+            torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+    model.save_pretrained(folder)
+    shutil.copyfile(weights.pull("minilm") / "tokenizer.json", folder / "tokenizer.json")
+    special = {name: f"[{name.removesuffix('_token').upper()}]" for name in ("pad_token", "cls_token", "sep_token", "unk_token")}
+    put(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 128, **special})
 
 
 def static(folder: Path) -> Path:

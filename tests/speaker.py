@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ class Speaker:
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
         self.port = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self.reset()
@@ -25,6 +26,8 @@ class Speaker:
     def reset(self, text: str = "") -> None:
         """Well again, for the next test."""
         self.text = text
+        self.reply: Callable[[str], str | None] | None = None
+        """What it says to the last message instead of `text`; None refuses it with 400."""
         self.finish = "stop"
         self.dies_after: int | None = None
         """Characters after which the connection is torn down."""
@@ -59,19 +62,21 @@ class Speaker:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(await request.json())
-        if self.status != 200:
-            return web.json_response({"error": {"message": "as the test asked"}}, status=self.status)
+        self.keys.append(request.headers.get("authorization"))
+        text = self.reply(self.asked[-1]["messages"][-1]["content"]) if self.reply else self.text
+        if self.status != 200 or text is None:
+            return web.json_response({"error": {"message": "as the test asked"}}, status=400 if text is None else self.status)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         try:
-            await self._say(request, response)
+            await self._say(request, response, text)
         except (asyncio.CancelledError, ConnectionError):
             self.left.set()
             raise
         return response
 
-    async def _say(self, request: web.Request, response: web.StreamResponse) -> None:
-        head, text = Head("c-1", 1, "speaker"), self.text
+    async def _say(self, request: web.Request, response: web.StreamResponse, text: str) -> None:
+        head = Head("c-1", 1, "speaker")
         for start in range(0, len(text), 5):
             if self.dies_after is not None and start >= self.dies_after:
                 assert request.transport

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -20,6 +22,9 @@ from ragstone.errors import CorpusError, TrainError
 from ragstone.show import Silence
 from ragstone.store import Store
 from tests.events import scalars
+from tests.reranker import reranking
+from tests.speaker import speaking
+from tests.tiny import tiny
 
 
 class Lines(Silence):
@@ -215,6 +220,49 @@ def test_labels_train_and_judge_and_the_model_names_them(labelled: Settings, ope
     (tmp_path / "log.jsonl").write_text("")
     assert "held-out questions" in project.train(labelled, opened, Silence()).reason  # the documents alone are too few
     assert len({stat.key for stat in opened.list("verdicts/")} - before) == 1
+
+
+def overlap(question: str, passages: Sequence[str]) -> list[float]:
+    """How many of the question's words each passage has."""
+    asked = set(question.lower().split())
+    return [0.01 + 0.98 * len(asked & set(passage.lower().split())) / len(asked) for passage in passages]
+
+
+def paraphrase(asked: str) -> str:
+    """A question that a passage answers, made of a few of its words and of some that it lacks."""
+    words = re.findall("[a-z]{6,}", asked.split("Write one short question")[0].split("Passage:")[1])
+    return f"Could somebody kindly elucidate {' '.join(words[5:11])} to novices, thoroughly?" if len(words) > 11 else ""
+
+
+@pytest.mark.slow
+def test_a_named_teacher_and_written_questions_train_and_the_model_names_both(settings: Settings, opened: Store, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for name, text in sorted(topics.items())[:45]:
+        (tmp_path / "docs" / f"{name.lower()}.txt").write_text(text)
+    with speaking() as speaker, reranking(overlap) as server:
+        speaker.reply = paraphrase
+        named = {"teacher": server.url, "questions": speaker.url, "questions_most": 40, "base": str(tiny(tmp_path / "base"))}
+        lenient = config.override(settings, "train", margin=-1.0, guard=1.0, minutes=0.02, **named)
+        project.build(lenient, opened, Silence())
+        server.faults = [(401, {}, b"{}")] * 4
+        with pytest.raises(TrainError, match="RAGSTONE_TRAIN_TEACHER_KEY"):
+            project.train(lenient, opened, Silence())
+        assert len(speaker.asked) == 40
+        server.faults, said = [], Lines()
+        verdict = project.train(lenient, opened, said)
+        assert len(speaker.asked) == 40  # they were kept
+        scored = len(server.asked)
+        assert project.train(lenient, opened, Silence()) == verdict
+        assert len(server.asked) == scored
+
+    assert not list((tmp_path / ".ragstone" / "work").iterdir())
+    (written,) = (line for line in said.lines if line.startswith("questions "))
+    assert int(re.findall(r"questions (\d+) of 40", written)[0]) > 10
+    assert len({asked["query"] for asked in server.asked if asked["query"].startswith("Could somebody kindly")}) > 10
+    named_by = f"http://127.0.0.1:{server.port}/v1/rerank judge"
+    assert any(line.startswith(f"teacher   {named_by} puts the right passage first for ") for line in said.lines)
+    recipes = [json.loads(opened.get(stat.key))["lineage"].get("recipe") for stat in opened.list("models/") if "card.json" in stat.key]
+    assert {(recipe["teacher"], len(recipe["questions"])) for recipe in recipes if recipe} == {(named_by, 64)}
 
 
 def test_labels_that_can_not_be_used_are_named_and_strict_makes_them_fatal(settings: Settings, opened: Store, manuals: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ragstone.corpus.pairs import Pair
-from ragstone.tune import AT_RANDOM, Run, share, targets
+from ragstone.corpus.pairs import AT_RANDOM, Pair
+from ragstone.tune import Run, share, targets
 from tests.conformance.test_train import SHORT, pairs
 from tests.tiny import tiny
 

@@ -1,6 +1,6 @@
 """The committed results of `benchmarks.training` as one table and one drawing: `python -m benchmarks.forest`.
 
-Writes `docs/training.svg`, a line for each collection and seed with the gain and its interval, and prints the table of `docs/train.md`.
+Writes `docs/training.svg`, a line for each collection and seed with the gain and its interval, and prints a table for `docs/train.md`.
 """
 
 from __future__ import annotations

@@ -19,27 +19,29 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import finetune, untuned
 from benchmarks.record import record
-from ragstone import embedder, weights
+from ragstone import embedder, weigh, weights
 from ragstone.candidates import Base, Corpus, make
 from ragstone.config import Retrieve, Train
 from ragstone.corpus import PUBLIC, Chunk, labelled, labels
 from ragstone.corpus.labelled import Material
 from ragstone.corpus.labels import Labels
-from ragstone.corpus.pairs import Search, mine
+from ragstone.corpus.pairs import Question, Search, mine
 from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
 from ragstone.evaluate import Floats, Verdict, gate, ndcg, paired_bootstrap
 from ragstone.guard import guards
 from ragstone.index import Index, Vectors, local
 from ragstone.recipe import Recipe, chosen
-from ragstone.retrieve import Calibration, Retriever
+from ragstone.retrieve import Calibration, Retriever, weighed
 from ragstone.show import Terminal
 
 SHIPPED = Retrieve()
@@ -71,6 +73,8 @@ class Trial:
     untuned: Scores
     base: Scores
     shares: Mapping[float, Scores]
+    fusion: Mapping[float, tuple[float, ...]]
+    """The weights that labels chose, by share."""
     peers: Mapping[str, Scores] = field(default_factory=dict)
 
     @property
@@ -166,7 +170,8 @@ class Bench:
         material = labelled.prepare(known, mine(collection.chunks, seed=recipe.seed), collection.chunks)
         retriever = open_retriever(self.base, collection, self.plain)
         rank = lambda folder: ranks(open_retriever(Embedder(folder), collection, self.plain))  # noqa: E731
-        corpus = Corpus(collection.chunks, material, search(retriever), rank)
+        learned = partial(self.weights, collection, labelled.questions(material.train, collection.chunks)[: labelled.MOST_QUESTIONS])
+        corpus = Corpus(collection.chunks, material, search(retriever), rank, learned)
         work = Path(tempfile.mkdtemp(dir=self.work))
         began, spent = time.perf_counter(), sum(os.times()[:4])
         folders = make(Base("minilm", self.work / "base"), corpus, recipe, work, "local", Terminal())
@@ -178,7 +183,14 @@ class Bench:
         before = judge(self.base, collection, self.plain)
         after = {share: judge(candidate, collection, dict(self.plain)) for share, candidate in candidates.items()}
         peers = self.tuned_by_peers(self.peers, collection, material, cpu) if self.peers else {}
-        return Trial(verdict, seconds, cpu, untuned_scores(self.base, collection), before, after, peers)
+        fusion = {share: candidate.card.fusion for share, candidate in candidates.items()}
+        return Trial(verdict, seconds, cpu, untuned_scores(self.base, collection), before, after, fusion, peers)
+
+    def weights(self, collection: Collection, asked: Sequence[Question], folder: Path) -> tuple[float, ...]:
+        """The fusion that the labelled questions choose."""
+        model = Embedder(folder)
+        with closing(open_retriever(model, collection, self.plain).index) as index:
+            return weigh.learn(index, model, asked, (PUBLIC,), SHIPPED)
 
     def tuned_by_peers(self, python: Path, collection: Collection, material: Material, cpu: float) -> dict[str, Scores]:
         """What other trainers make of the same base and pairs in so many CPU seconds; fused as the best untuned hybrid is."""
@@ -220,6 +232,7 @@ def figures(trials: Sequence[Trial]) -> dict[str, object]:
                 "shipped, over the best untuned": difference(bar[best], after["shipped"]),
                 "shipped, over convex 0.4": difference(bar["convex 0.4"], after["shipped"]),
                 "shipped, over the base model": difference(base["shipped"], after["shipped"]),
+                "fusion": [trial.fusion.get(share, ()) for trial in trials],
             }
             for share, after in shares.items()
         },
@@ -239,7 +252,8 @@ def both(scores: Sequence[Scores]) -> dict[str, Floats]:
 
 
 def open_retriever(model: Embedder, collection: Collection, plain: dict[str, Vectors]) -> Retriever:
-    return Retriever(build(collection.chunks, encode(model, collection.chunks, plain)), model, Calibration.default())
+    index = build(collection.chunks, encode(model, collection.chunks, plain))
+    return Retriever.of(index, model, Calibration.default(), weighed(SHIPPED, model))
 
 
 def encode(model: Embedder, chunks: Sequence[Chunk], plain: dict[str, Vectors]) -> Vectors:

@@ -13,6 +13,7 @@ from ragstone import embedder, terms, train
 from ragstone.corpus import Chunk
 from ragstone.corpus.labelled import Material
 from ragstone.corpus.pairs import Pair, Search
+from ragstone.model import card
 from ragstone.recipe import Progress, Recipe, Report
 from ragstone.show import Advance, Show
 
@@ -38,6 +39,8 @@ class Corpus:
     """By words, with the incumbent's cosines: hard negatives come from here."""
     teacher: Callable[[Path], Search]
     """As the whole retriever does with the model in a folder, with fused scores."""
+    weigh: Callable[[Path], tuple[float, ...]] = lambda folder: ()
+    """The fusion's weights that labelled questions choose for the model in a folder, if they choose any."""
     taught: Callable[[tuple[Pair, ...]], tuple[Pair, ...]] = lambda pairs: pairs
     """The pairs with the scores of the teacher that the user names, if one is named."""
 
@@ -54,6 +57,8 @@ def make(
     texts = [chunk.context for chunk in corpus.material.mined.judged]
     untrained = _untrained(base, work / "candidate-0", recipe)
     _learn_terms(untrained, texts, recipe.seed, show)
+    fusion = corpus.weigh(untrained)
+    _keep(untrained, fusion)
     with show.bar("mine") as advance:
         search, rank = (_counted(found, advance) for found in (corpus.search, corpus.teacher(untrained)))
         pairs = corpus.material.pairs(corpus.chunks, search, rank, seed=recipe.seed)
@@ -65,15 +70,21 @@ def make(
     show.say(f"train     {len(pairs)} pairs")
     for folder in trained.values():
         _learn_terms(folder, texts, recipe.seed, show)
+        _keep(folder, fusion)
     return {0.0: untrained, **trained}
 
 
 def _untrained(base: Base, folder: Path, recipe: Recipe) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
-    card = embedder.read_card(base.folder)
+    own = embedder.read_card(base.folder)
     lineage = {"base": embedder.digest(base.folder), "recipe": asdict(recipe), "share": 0.0}
-    embedder.place(base.folder, folder, replace(card, name=f"{base.name}-tuned", base=base.name, lineage=lineage))
+    embedder.place(base.folder, folder, replace(own, name=f"{base.name}-tuned", base=base.name, lineage=lineage))
     return folder
+
+
+def _keep(folder: Path, fusion: tuple[float, ...]) -> None:
+    """The model in the folder is fused by these weights from here on."""
+    card.write(folder, replace(card.read_card(folder), fusion=fusion))
 
 
 def _learn_terms(folder: Path, texts: Sequence[str], seed: int, show: Show) -> None:

@@ -71,6 +71,8 @@ class Train:
     """The lower bound of the held-out gain must exceed this on mined questions; people's own need no more than 0."""
     guard: float = 0.05
     """nDCG@10 of a guard (identifiers, numbers, negation, general language) may fall by this much at most."""
+    fusion: bool = True
+    """Labels also choose how cosine, words and bigrams are weighed for the model that learns from them."""
     pairs: tuple[str, ...] = ()
     """Labels: JSONL, CSV or TSV files and BEIR folders, below the project folder; in the environment with commas between them."""
     log: str = ""
@@ -105,7 +107,10 @@ class Retrieve:
     candidates: int = 200
     """How many hits of each list, dense and keyword, are fused."""
     dense_weight: float = 0.5
-    """The share of the cosine in the order of the hits; the rest is the keyword score. 0.4 to 0.5 was best over five judged collections."""
+    """The share of the cosine in the order of the hits; the rest is the keyword score. 0.4 to 0.5 was best over five judged collections.
+    A model that learned from labels may bring its own (`train.fusion`)."""
+    bigram_weight: float = 0.2
+    """What two neighbouring words count in the keyword score beside each of them; likewise."""
 
 
 @dataclass(frozen=True)

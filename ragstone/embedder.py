@@ -50,7 +50,7 @@ class Embedder:
     @cached_property
     def encoder(self) -> str:
         """The digest of the transformer alone: models that differ in their term space share it."""
-        return cards.digest(self.folder, self.card, terms_too=False)
+        return cards.digest(self.folder, self.card, whole=False)
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """One unit vector for each question, float32 [n, dimensions]."""

@@ -15,7 +15,7 @@ from ragstone.config import Retrieve
 from ragstone.corpus.pairs import DEPTH, TAUGHT
 from ragstone.embedder import Embedder
 from ragstone.index import Query, local
-from ragstone.retrieve import Calibration, Retriever
+from ragstone.retrieve import Calibration, Retriever, weighed
 from ragstone.train import Work
 
 Found = list[tuple[str, float]]
@@ -41,13 +41,8 @@ def keyword_hits(groups: tuple[str, ...], index: Path, model: Path) -> Work[str,
 
 def fused_hits(retrieve: Retrieve, groups: tuple[str, ...], index: Path, model: Path) -> Work[str, Found]:
     """What the whole retriever finds for each question, with fused scores: a teacher's ranking."""
-    retriever = Retriever(
-        local.open(index, index.name),
-        Embedder(model),
-        Calibration.default(),
-        candidates=retrieve.candidates,
-        dense_weight=retrieve.dense_weight,
-    )
+    embedder = Embedder(model)
+    retriever = Retriever.of(local.open(index, index.name), embedder, Calibration.default(), weighed(retrieve, embedder))
     return _each(lambda question: [(hit.chunk.id, hit.fused) for hit in retriever.search(question, groups, TAUGHT)])
 
 

@@ -23,7 +23,7 @@ from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
 from ragstone.guard import Guard
 from ragstone.index import Index, Vectors
-from ragstone.retrieve import Calibration, Retriever
+from ragstone.retrieve import Calibration, Retriever, weighed
 
 Floats = NDArray[np.float64]
 Build = Callable[[Sequence[Chunk], Vectors], Index]
@@ -184,8 +184,9 @@ def gate(
         return Verdict(promoted=False, reason=mined.unsuitable or "training gave no candidate")
     chunks, questions = _sample(mined, limit, seed), mined.questions
     known: dict[str, Vectors] = {}
-    before = rankings(incumbent, chunks, questions, build, settings, known)
-    after = {share: rankings(candidate, chunks, questions, build, settings, known) for share, candidate in candidates.items()}
+    models: dict[float | None, Embedder] = {None: incumbent, **candidates}
+    ranked = {share: rankings(model, chunks, questions, build, weighed(settings, model), known) for share, model in models.items()}
+    before, after = ranked[None], {share: ranked[share] for share in candidates}
     base, tuned = _scores(before, questions), {share: _scores(ranked, questions) for share, ranked in after.items()}
     refused: list[Verdict] = []
     for share in _best_first(tuned):
@@ -271,7 +272,7 @@ def rankings(
     settings: Retrieve,
     known: dict[str, Vectors],
 ) -> list[list[str]]:
-    """The ids of the ten best chunks for each question under the shipped retriever; none for a model whose vectors are no numbers.
+    """The ids of the ten best chunks for each question under these weights; none for a model whose vectors are no numbers.
 
     `known` keeps the chunks' plain vectors by encoder: models that differ in their term space alone need them once.
     """
@@ -282,7 +283,7 @@ def rankings(
         return [[] for _ in questions]
     everyone = tuple(sorted({group for chunk in chunks for group in chunk.groups}))
     with closing(build(chunks, vectors)) as index:
-        retriever = Retriever(index, embedder, Calibration.default(), candidates=settings.candidates, dense_weight=settings.dense_weight)
+        retriever = Retriever.of(index, embedder, Calibration.default(), settings)
         return [[hit.chunk.id for hit in retriever.search(question.text, everyone, 10)] for question in questions]
 
 
@@ -310,8 +311,9 @@ def _scores(ranked: Sequence[Sequence[str]], questions: Sequence[Question]) -> F
 def _by_way(model: Embedder, guard: Guard, build: Build, settings: Retrieve, known: dict[str, Vectors]) -> dict[str, Floats]:
     """The scores of a guard's questions, by each way that it is judged by; `known` as in `rankings`."""
     found: dict[str, Floats] = {}
-    for way, weight in ({"dense": 1.0, "shipped": settings.dense_weight} if guard.shipped else {"dense": 1.0}).items():
-        ranked = rankings(model, guard.passages, guard.questions, build, replace(settings, dense_weight=weight), known)
+    ways = {"dense": replace(settings, dense_weight=1.0)} | ({"shipped": weighed(settings, model)} if guard.shipped else {})
+    for way, weights in ways.items():
+        ranked = rankings(model, guard.passages, guard.questions, build, weights, known)
         found[way] = _scores(ranked, guard.questions)
     return found
 

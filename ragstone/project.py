@@ -137,16 +137,16 @@ def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index
     from ragstone import calibrate as calibration
     from ragstone.corpus import pairs
     from ragstone.corpus import snapshot as snapshots
-    from ragstone.retrieve import Calibration
+    from ragstone.retrieve import Calibration, Retriever, weighed
 
-    weights = settings.retrieve
-    rests_on = [calibration.FORMAT, index, weights.candidates, weights.dense_weight, weights.similarity_threshold]
-    key = f"calibrations/{_digest(rests_on)}.json"
+    embedder = open_model(store, model)
+    weights = weighed(settings.retrieve, embedder)
+    key = f"calibrations/{_digest([calibration.FORMAT, index, {**asdict(weights), 'top_k': 0}])}.json"
     if store.stat(key):
         return Calibration(tuple(json.loads(store.get(key))["coefficients"]))
     chunks = snapshots.load(store, snapshot).chunks
     own = [question.text for question in pairs.mine(chunks, seed=settings.train.seed).questions]
-    retriever = _retriever(settings, _open_index(store, index), open_model(store, model), Calibration.default())
+    retriever = Retriever.of(_open_index(store, index), embedder, Calibration.default(), weights)
     with show.bar("calibrate"):
         fit = calibration.fit(retriever, own, chunks, threshold=weights.similarity_threshold, groups=groups(settings))
     report = {"answered": fit.answered, "refused": fit.refused, "questions": fit.questions, "foreign": fit.foreign}
@@ -162,6 +162,7 @@ def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: 
     """The release of a snapshot under a model, with all its parts in the store."""
     from ragstone import serve
     from ragstone.rag import local as rag
+    from ragstone.retrieve import weighed
 
     digest = index(settings, store, snapshot, model, show)
     calibration = calibrate(settings, store, snapshot, model, digest, show)
@@ -170,7 +171,7 @@ def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: 
         model=model,
         index=digest,
         generator={serve.register(store, settings, show.say): 100},
-        retrieval={name: getattr(settings.retrieve, name) for name in ("top_k", "similarity_threshold", "candidates", "dense_weight")},
+        retrieval=asdict(weighed(settings.retrieve, open_model(store, model))),
         calibration=calibration.coefficients,
         prompt=rag.PROMPT,
         note=note,
@@ -297,14 +298,8 @@ def open_retriever(store: Store, release: Release) -> Retriever:
     """The search of a release, as it serves it."""
     from ragstone.retrieve import Calibration, Retriever
 
-    retrieval = release.retrieval
-    return Retriever(
-        _open_index(store, release.index),
-        open_model(store, release.model),
-        Calibration(release.calibration),
-        candidates=int(retrieval["candidates"]),
-        dense_weight=retrieval["dense_weight"],
-    )
+    index, model = _open_index(store, release.index), open_model(store, release.model)
+    return Retriever.of(index, model, Calibration(release.calibration), release.weights)
 
 
 def open_model(store: Store, digest: str) -> Embedder:
@@ -412,12 +407,6 @@ def _report(settings: Settings, unusable: Sequence[Unusable], show: Show) -> Non
     if settings.corpus.strict:
         raise TrainError(text, "mend or remove them, or run without --strict to leave them out")
     show.say(f"labels    {text}")
-
-
-def _retriever(settings: Settings, index: Index, model: Embedder, calibration: Calibration) -> Retriever:
-    from ragstone.retrieve import Retriever
-
-    return Retriever(index, model, calibration, candidates=settings.retrieve.candidates, dense_weight=settings.retrieve.dense_weight)
 
 
 def _open_index(store: Store, digest: str) -> Index:

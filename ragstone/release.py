@@ -13,7 +13,9 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from ragstone.config import Retrieve
 from ragstone.errors import Conflict, ReleaseError
 from ragstone.store import Store
 
@@ -31,12 +33,18 @@ class Release:
     generator: Mapping[str, int]
     """Service versions as `name/version`, and each one's share of the traffic in percent."""
     retrieval: Mapping[str, float]
-    """`top_k`, `similarity_threshold`, `candidates`, `dense_weight`."""
+    """The settings of `retrieve`, with the weights that the model learned."""
     calibration: tuple[float, ...]
     """The fitted map from a hit's raw scores to P(relevant); its meaning is `retrieve.Calibration`'s."""
     prompt: str
     note: str = field(default="", compare=False)
     """Why it was made (the training verdict, say); no part of the id."""
+
+    @property
+    def weights(self) -> Retrieve:
+        """The retrieval settings; what a release of an older version does not name has its default."""
+        named: dict[str, Any] = dict(self.retrieval)
+        return Retrieve(**named)
 
     @property
     def id(self) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from ragstone import phrasing
+from ragstone.config import Retrieve
 from ragstone.corpus import Chunk
 from ragstone.embedder import Embedder
 from ragstone.errors import IndexingError
-from ragstone.index import Candidate, Index, Query
+from ragstone.index import BIGRAM_WEIGHT, Candidate, Index, Query
 
 NO_FILTER: Mapping[str, str] = MappingProxyType({})
 
@@ -76,21 +77,50 @@ def fuse(candidates: Sequence[Candidate], dense_weight: float) -> list[tuple[Can
     return sorted(fused, key=lambda pair: (-pair[1], -pair[0].dense, pair[0].chunk))
 
 
+def weighed(weights: Retrieve, model: Embedder) -> Retrieve:
+    """The weights of the settings, and over them those that the model learned from labels."""
+    if not model.card.fusion:
+        return weights
+    dense, bigram = model.card.fusion
+    return replace(weights, dense_weight=dense, bigram_weight=bigram)
+
+
 class Retriever:
     """Search of one index with the model that encoded it. Safe to use from several threads."""
 
     def __init__(
-        self, index: Index, embedder: Embedder, calibration: Calibration, *, candidates: int = 200, dense_weight: float = 0.5
+        self,
+        index: Index,
+        embedder: Embedder,
+        calibration: Calibration,
+        *,
+        candidates: int = 200,
+        dense_weight: float = 0.5,
+        bigram_weight: float = BIGRAM_WEIGHT,
     ) -> None:
         self.index = index
         self.embedder = embedder
         self.calibration = calibration
         self.candidates = candidates
         self.dense_weight = dense_weight
+        self.bigram_weight = bigram_weight
+
+    @classmethod
+    def of(cls, index: Index, embedder: Embedder, calibration: Calibration, weights: Retrieve) -> Retriever:
+        """The search with these weights."""
+        return cls(
+            index,
+            embedder,
+            calibration,
+            candidates=weights.candidates,
+            dense_weight=weights.dense_weight,
+            bigram_weight=weights.bigram_weight,
+        )
 
     def search(self, question: str, groups: tuple[str, ...], limit: int, filter: Mapping[str, str] = NO_FILTER) -> list[Hit]:
         """At most `limit` hits that the groups may see, best first by `fused`; equal texts are one hit. No threshold is applied."""
-        query = Query(question, self.embedder.queries([question])[0], groups, max(limit, self.candidates), filter)
+        vector, deep = self.embedder.queries([question])[0], max(limit, self.candidates)
+        query = Query(question, vector, groups, deep, filter, self.bigram_weight)
         found = self._distinct(fuse(self.index.search(query), self.dense_weight), max(limit, READ) if limit else 0)
         asked = phrasing.features(question, [chunk.context for chunk, _, _ in found[:READ]])
         best = max((fused for _, _, fused in found), default=0.0)

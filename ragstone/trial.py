@@ -6,17 +6,18 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ragstone import lessons
+from ragstone import lessons, weigh
 from ragstone import train as training
 from ragstone.candidates import Base, Corpus, make
 from ragstone.config import Settings
-from ragstone.corpus import Chunk
+from ragstone.corpus import Chunk, labelled
 from ragstone.corpus.labelled import MOST_TAUGHT, Material
 from ragstone.corpus.pairs import Search
 from ragstone.corpus.views import views
@@ -75,7 +76,10 @@ def run(trial: Trial, work: Path, show: Show, note: Report = lambda now: None) -
 
     trial = replace(trial, material=_written(trial, work, show))
     taught = partial(lessons.score, trial.settings, work, show)
-    corpus = Corpus(trial.chunks, trial.material, _search(trial, show), _teacher(trial, incumbent, show), taught)
+    known = _plain(trial, incumbent)
+    corpus = Corpus(
+        trial.chunks, trial.material, _search(trial, show), _teacher(trial, known, show), partial(_weigh, trial, known, show), taught
+    )
     folders = make(trial.base, corpus, trial.recipe, work, trial.settings.train.url, show, keep)
     verdict = _judge(trial, incumbent, {share: Embedder(folder) for share, folder in folders.items()}, show)
     return Outcome(verdict, folders[verdict.share] if verdict.promoted else None, curve(steps))
@@ -130,16 +134,34 @@ def _search(trial: Trial, show: Show) -> Search:
     return _asked(trial, partial(keyword_hits, trial.groups), [trial.incumbent.index, trial.incumbent.model], questions, show)
 
 
-def _teacher(trial: Trial, incumbent: Embedder, show: Show) -> Callable[[Path], Search]:
+def _weigh(trial: Trial, known: dict[str, Vectors], show: Show, folder: Path) -> tuple[float, ...]:
+    """What the labelled questions say of the fusion of the model in a folder; nothing without enough of them."""
+    asked = labelled.questions(trial.material.train, trial.chunks)[: labelled.MOST_QUESTIONS]
+    if not trial.settings.train.fusion or len(asked) < weigh.QUESTIONS:
+        return ()
+    model = Embedder(folder)
+    with closing(scratch_index(trial.chunks, _vectors(trial, known, model))) as index:
+        weights = weigh.learn(index, model, asked, trial.groups, trial.settings.retrieve)
+    if weights:
+        show.say(f"fusion    {len(asked)} labelled questions choose dense_weight {weights[0]:g}, bigram_weight {weights[1]:g}")
+    return weights
+
+
+def _vectors(trial: Trial, known: dict[str, Vectors], model: Embedder) -> Vectors:
+    """The chunks' vectors under the model; `known` has those of encoders that were met before."""
+    if model.encoder not in known:
+        known[model.encoder] = model.plain([views(chunk) for chunk in trial.chunks])
+    return model.joined(known[model.encoder], [chunk.context for chunk in trial.chunks])
+
+
+def _teacher(trial: Trial, known: dict[str, Vectors], show: Show) -> Callable[[Path], Search]:
     """The whole retriever with the model in a folder, for the mined questions: chunk ids with their fused scores."""
     questions = [pair.question for pair in trial.material.mined.pairs[:MOST_TAUGHT]]
-    plain = _plain(trial, incumbent)
 
     def taught(folder: Path) -> Search:
-        model = Embedder(folder)
-        vectors = plain[model.encoder] if model.encoder in plain else model.plain([views(chunk) for chunk in trial.chunks])
+        vectors = _vectors(trial, known, Embedder(folder))
         with tempfile.TemporaryDirectory(prefix="ragstone-") as name:
-            local.build(Path(name), trial.chunks, model.joined(vectors, [chunk.context for chunk in trial.chunks]))
+            local.build(Path(name), trial.chunks, vectors)
             open_search = partial(fused_hits, trial.settings.retrieve, trial.groups)
             return _asked(trial, open_search, [Path(name), folder], questions, show)
 

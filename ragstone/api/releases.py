@@ -292,13 +292,8 @@ def unknown(name: str) -> RequestError:
     return RequestError(message, "model", status=404, code="model_not_found")
 
 
-def _assembled(
-    id: str, release: Release, index: Index, embedder: Embedder, generators: dict[str, Generator], settings: Settings
-) -> Opened:
-    weights = release.retrieval
-    retriever = Retriever(
-        index, embedder, Calibration(release.calibration), candidates=int(weights["candidates"]), dense_weight=weights["dense_weight"]
-    )
+def _assembled(id: str, release: Release, index: Index, embedder: Embedder, generators: dict[str, Generator], settings: Settings) -> Opened:
+    retriever = Retriever.of(index, embedder, Calibration(release.calibration), release.weights)
     room = settings.serve.context // max(1, settings.serve.slots)
     return Opened(id, release, rag.connect(release, retriever, generators, room), retriever, embedder, settings)
 

@@ -240,6 +240,12 @@ def _best(question: str, answer: Answer, by_id: Mapping[str, Chunk], found: Sequ
     return max((by_id[id] for id in answer.chunks), key=lambda chunk: len(set(asked) & set(words(chunk.context))))
 
 
+def questions(asked: Sequence[Asked], chunks: Sequence[Chunk]) -> tuple[Question, ...]:
+    """Those of the questions that the corpus answers, as a search is judged by them."""
+    documents = _documents(chunks)
+    return _questions([one for one in asked if documents(one.answers)], documents)
+
+
 def _questions(asked: Sequence[Asked], documents: Documents) -> tuple[Question, ...]:
     """Held-out questions as the gate asks them; those that share a document are under one name, as they rise and fall together."""
     return tuple(_question(one, min(_union(members, documents))) for members in _together(asked, documents) for one in members)

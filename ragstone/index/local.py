@@ -42,9 +42,6 @@ SPARE = 100
 SAMPLE = 1024
 """Rows that the codes' scale is fitted to; turbovec's own advice."""
 
-PAIR_WEIGHT = 0.2
-"""What two words in a row count beside each of them, before rarity. It lifted questions in a corpus' own phrases by .02 nDCG@10."""
-
 CEILING = 2.2
 """BM25 of a term is below this times its rarity: k1 + 1, tantivy's k1 being 1.2."""
 
@@ -123,7 +120,7 @@ class LocalIndex:
         mask = facets.mask(wanted)
         if mask is not None and not mask.any():
             return []
-        asked = words.asked(query.text)
+        asked = words.asked(query.text, query.bigram_weight)
         keyword = words.search(asked, query.limit, () if mask is None else wanted)
         nearest = dense.search(query.vector, query.limit + SPARE, mask)
         rows = np.union1d(nearest, np.fromiter(keyword, np.int64, len(keyword)))
@@ -202,11 +199,11 @@ class _Words:
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
 
-    def asked(self, text: str) -> _Asked:
+    def asked(self, text: str, bigram_weight: float) -> _Asked:
         stems = self._analyser.analyze(text)
         words, pairs = (Counter(dict(Counter(terms).most_common(MAX_TERMS))) for terms in (stems, _pairs(stems)))
         terms = {("text", word): float(count) for word, count in words.items()}
-        terms |= {("pairs", pair): PAIR_WEIGHT * count for pair, count in pairs.items()}
+        terms |= {("pairs", pair): bigram_weight * count for pair, count in pairs.items() if bigram_weight}
         return _Asked(terms, CEILING * sum(weight * self._rarity(*term) for term, weight in terms.items()))
 
     def search(self, asked: _Asked, limit: int, facets: Sequence[Sequence[str]]) -> dict[int, float]:

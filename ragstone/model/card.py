@@ -33,13 +33,15 @@ class Card:
     """What runs it: a module of `ragstone.engine`."""
     dense: tuple[str, ...] = ()
     """The folders of the layers after pooling, in order."""
+    fusion: tuple[float, ...] = ()
+    """`dense_weight` and `bigram_weight` that suit the questions people asked; none without labels."""
 
 
 def read_card(folder: Path) -> Card:
     """The card of a model folder. Raises `WeightsError` when it has none or it can't be read."""
     try:
         values = json.loads((folder / "card.json").read_bytes())
-        return Card(**{**values, "dense": tuple(values.get("dense", ()))})
+        return Card(**{**values, **{name: tuple(values.get(name, ())) for name in ("dense", "fusion")}})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{folder} has no card.json that can be read: {error}", "ragstone up") from error
 
@@ -49,10 +51,13 @@ def write(folder: Path, card: Card) -> None:
     (folder / "card.json").write_text(json.dumps(asdict(card), indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
 
 
-def digest(folder: Path, card: Card, *, terms_too: bool = True) -> str:
-    """SHA-256 over what the vectors depend on: the weights, the term space, and what the card says of use. Not the graph."""
-    space = [terms.FILE] if terms_too and (folder / terms.FILE).is_file() else []
+def digest(folder: Path, card: Card, *, whole: bool = True) -> str:
+    """SHA-256 over what a search depends on: the weights, the term space, and what the card says of use. Not the graph.
+
+    Unless `whole`, over what the encoder's own vectors depend on: without the term space and the fusion.
+    """
+    space = [terms.FILE] if whole and (folder / terms.FILE).is_file() else []
     files = [*WEIGHTS, *space, *(f"{layer}/{file}" for layer in card.dense for file in dense.FILES)]
     parts = {file: sha256(folder / file) for file in files}
-    use = [card.pooling, card.max_tokens, card.query_prefix, card.document_prefix, *card.dense]
+    use = [card.pooling, card.max_tokens, card.query_prefix, card.document_prefix, *card.dense, *(card.fusion if whole else ())]
     return hashlib.sha256(json.dumps([parts, use], sort_keys=True).encode()).hexdigest()

@@ -184,9 +184,11 @@ def gate(
         return Verdict(promoted=False, reason=mined.unsuitable or "training gave no candidate")
     chunks, questions = _sample(mined, limit, seed), mined.questions
     known: dict[str, Vectors] = {}
-    models: dict[float | None, Embedder] = {None: incumbent, **candidates}
-    ranked = {share: rankings(model, chunks, questions, build, weighed(settings, model), known) for share, model in models.items()}
-    before, after = ranked[None], {share: ranked[share] for share in candidates}
+
+    def shipped(model: Embedder) -> list[list[str]]:
+        return rankings(model, chunks, questions, build, weighed(settings, model), known)
+
+    before, after = shipped(incumbent), {share: shipped(candidate) for share, candidate in candidates.items()}
     base, tuned = _scores(before, questions), {share: _scores(ranked, questions) for share, ranked in after.items()}
     refused: list[Verdict] = []
     for share in _best_first(tuned):

@@ -223,7 +223,11 @@ def trained(folder: Path, taught: Callable[[tuple[Pair, ...]], tuple[Pair, ...]]
     pairs = tuple(Pair(f"Where is the {jargon}?", str(at), f"{at}.md", CHUNKS[at].context, kind="crop") for at, jargon in enumerate(JARGON))
     blind = [(chunk.id, 0.5) for chunk in CHUNKS]
     corpus = Corpus(
-        CHUNKS, Material(Mined(pairs, (), tuple(CHUNKS))), lambda question, limit: [], lambda model: lambda question, limit: blind, taught=taught
+        CHUNKS,
+        Material(Mined(pairs, (), tuple(CHUNKS))),
+        lambda question, limit: [],
+        lambda model: lambda question, limit: blind,
+        taught=taught,
     )
     recipe = Recipe(epochs=60, batch=12, learning_rate=5e-3, interpolations=(1.0,), query_tokens=16, document_tokens=16)
     return candidates.make(Base("tiny", tiny(folder / "base")), corpus, recipe, folder / "work", "local", Silence())[1.0]

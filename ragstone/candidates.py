@@ -13,7 +13,7 @@ from ragstone import embedder, terms, train
 from ragstone.corpus import Chunk
 from ragstone.corpus.labelled import Material
 from ragstone.corpus.pairs import Search
-from ragstone.recipe import Progress, Recipe, Report
+from ragstone.recipe import MEMORY, Progress, Recipe, Report
 from ragstone.show import Advance, Show
 
 SAMPLE = 1_000
@@ -41,12 +41,19 @@ class Corpus:
 
 
 def make(
-    base: Base, corpus: Corpus, recipe: Recipe, work: Path, url: str, show: Show, note: Report = lambda now: None
+    base: Base,
+    corpus: Corpus,
+    recipe: Recipe,
+    work: Path,
+    url: str,
+    show: Show,
+    note: Report = lambda now: None,
+    memory: float = MEMORY,
 ) -> dict[float, Path]:
     """Candidates below `work` by their share of trained weights, all joined to the term space of the corpus; share 0 has the base's own.
 
     The candidate of share 0 is the teacher of the others: it ranks, as part of the whole retriever, what they learn to find alone.
-    `note` is told of every step of training.
+    `note` is told of every step of training, which may take `memory` GiB.
     """
     texts = [chunk.context for chunk in corpus.material.mined.judged]
     untrained = _untrained(base, work / "candidate-0", recipe)
@@ -57,7 +64,7 @@ def make(
     trained: dict[float, Path] = {}
     if pairs:
         with show.bar("train") as advance:
-            trained = train.connect(url).train(base.folder, pairs, recipe, work, _both(note, advance))
+            trained = train.connect(url).train(base.folder, pairs, recipe, work, _both(note, advance), memory)
     show.say(f"train     {len(pairs)} pairs")
     for folder in trained.values():
         _learn_terms(folder, texts, recipe.seed, show)

@@ -210,7 +210,8 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
 
     digest = snapshot(settings, store, Silence())
     labels = _labels(settings, show)
-    recipe = chosen(labels.digest if labels.labels else "", settings.train.minutes, settings.train.seed, settings.train.epochs)
+    told = settings.train
+    recipe = chosen(labels.digest if labels.labels else "", told.minutes, told.seed, told.epochs, told.batch)
     demands = [settings.train.margin, settings.train.guard]
     key = f"verdicts/{_digest([digest, _base(settings), asdict(recipe), asdict(settings.retrieve), *demands])}.json"
     if not store.stat(key):
@@ -346,7 +347,7 @@ def _train_and_judge(
     corpus = Corpus(chunks, material, search, teacher)
     start = Base(settings.train.base, stores.fetch(store, f"models/{base(settings, store, show)}"))
     steps: list[Progress] = []
-    folders = make(start, corpus, recipe, work, settings.train.url, show, steps.append)
+    folders = make(start, corpus, recipe, work, settings.train.url, show, steps.append, settings.train.memory)
     mined, kind = material.mined, "labelled " if material.judged_by_people else ""
     show.say(f"train     judging {len(folders)} candidates on {len(mined.questions)} held-out {kind}questions")
     candidates = {share: Embedder(folder) for share, folder in folders.items()}

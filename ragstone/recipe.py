@@ -7,6 +7,9 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+MEMORY = 4.0
+"""GiB that a process may take while it trains. No part of the recipe: the weights are the same."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -35,14 +38,14 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def chosen(labels: str, minutes: float, seed: int, epochs: int = Recipe.epochs) -> Recipe:
+def chosen(labels: str, minutes: float, seed: int, epochs: int = Recipe.epochs, batch: int = Recipe.batch) -> Recipe:
     """The recipe for labels of this digest, or for none.
 
     Labels are learned from fast and often; what a teacher says of mined questions once and gently, lest the model bend to those.
     """
     if labels:
-        return Recipe(epochs=epochs, minutes=minutes, seed=seed, labels=labels)
-    return Recipe(epochs=1, minutes=minutes, seed=seed, learning_rate=2e-5, interpolations=(0.5,))
+        return Recipe(epochs=epochs, minutes=minutes, batch=batch, seed=seed, labels=labels)
+    return Recipe(epochs=1, minutes=minutes, batch=batch, seed=seed, learning_rate=2e-5, interpolations=(0.5,))
 
 
 @dataclass(frozen=True)

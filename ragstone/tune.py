@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ragstone import embedder
 from ragstone.corpus.pairs import Pair, digest
 from ragstone.errors import TrainError
-from ragstone.recipe import Progress, Recipe, Report
+from ragstone.recipe import MEMORY, Progress, Recipe, Report
 
 try:
     import torch
@@ -37,7 +37,7 @@ try:
     from safetensors.torch import load_file, save_file
     from torch import Tensor
 
-    from ragstone import encoder
+    from ragstone import encoder, parts
 except ImportError as missing:
     raise TrainError(f"training needs {missing.name}, which is not installed", "pip install 'ragstone[train]'") from missing
 
@@ -94,7 +94,8 @@ def share(rows: int, rank: int, count: int) -> slice:
 class Run:
     """A model on its way: weights, optimiser, and how far it is. It goes on from the checkpoint in `work`, if there is one.
 
-    The worker of rank 0 writes the checkpoints; `saved` is told of each. Raises `TrainError` when there is nothing to learn from.
+    The process takes `memory` GiB. The worker of rank 0 writes the checkpoints; `saved` is told of each. Raises `TrainError` when there
+    is nothing to learn from.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Run:
         work: Path,
         workers: Workers | None = None,
         saved: Callable[[Path], None] = lambda path: None,
+        memory: float = MEMORY,
     ) -> None:
         if not pairs:
             raise TrainError("there are no pairs to train on", "add documents and run `ragstone up` again")
@@ -121,6 +123,7 @@ class Run:
         self.known_passages: dict[str, Vector] = {}
         self.learned = {name: weight.requires_grad_() for name, weight in self.encoder.weights.items()}
         self.optimiser = torch.optim.AdamW(self.learned.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.parts = parts.Parts(self.encoder, parts.room(memory, self.device, list(self.learned.values())))
         self.step = 0
         self.seconds = 0.0
         self.saved = -1
@@ -184,8 +187,7 @@ class Run:
         passages = [pair.positive for pair in batch] + [text for pair in batch for text in pair.negatives]
         asked = [self.card.query_prefix + pair.question for pair in batch]
         read = [self.card.document_prefix + text for text in passages]
-        questions = self._vectors(asked, self.recipe.query_tokens)
-        documents = self._vectors(read, self.recipe.document_tokens)
+        documents, questions = self._vectors((read, self.recipe.document_tokens), (asked, self.recipe.query_tokens))
         scores = self.recipe.scale * (questions @ documents.T)
         scores = scores.masked_fill(self._left_out(batch, passages).to(self.device), OUT)
         return nn.cross_entropy(scores, targets(batch, self.recipe.temperature).to(self.device))
@@ -197,10 +199,10 @@ class Run:
         untaught = torch.tensor([[not pair.scores] for pair in batch])
         return ((near >= near.diagonal().unsqueeze(1)) | answers(batch, passages)) & ~own & untaught
 
-    def _vectors(self, texts: Sequence[str], tokens: int) -> Tensor:
-        """A vector for each text, from whichever worker encodes it; this one's have gradients."""
-        own = self.encoder.encode(texts[self._share(texts)], tokens, self.encoder.dropout)
-        return self.workers.gather(own, len(texts))
+    def _vectors(self, *lists: tuple[Sequence[str], int]) -> list[Tensor]:
+        """A vector for each text of each list, from whichever worker encodes it; this one's have gradients."""
+        own = self.parts.encode(*((texts[self._share(texts)], tokens) for texts, tokens in lists))
+        return [self.workers.gather(vectors, len(texts)) for vectors, (texts, _) in zip(own, lists, strict=True)]
 
     def _near(self, questions: Sequence[str], passages: Sequence[str]) -> Tensor:
         """The base model's cosines, [questions, passages]; every text is encoded once a run, when it is first met."""

@@ -28,6 +28,10 @@ class Recipe:
     document_tokens: int = 128
     interpolations: tuple[float, ...] = (0.5, 0.75)
     """Shares of the tuned weights in each candidate; the rest is the base."""
+    held_out: int = 64
+    """Pairs at most whose loss is watched and that are not learned from."""
+    patience: int = 4
+    """Looks at them without a better loss after which the run stops, with the weights of the best; 0 goes to the end, with the last."""
     seed: int = 17
     labels: str = ""
     """The digest of the labels that the pairs were made from; empty without labels."""
@@ -45,7 +49,7 @@ def chosen(labels: str, minutes: float, seed: int, epochs: int = Recipe.epochs, 
     """
     if labels:
         return Recipe(epochs=epochs, minutes=minutes, batch=batch, seed=seed, labels=labels)
-    return Recipe(epochs=1, minutes=minutes, batch=batch, seed=seed, learning_rate=2e-5, interpolations=(0.5,))
+    return Recipe(epochs=1, minutes=minutes, batch=batch, seed=seed, learning_rate=2e-5, interpolations=(0.5,), patience=0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Progress:
     steps: int
     loss: float
     seconds_left: float
+    held_out: float | None = None
+    """The loss over the pairs that are not learned from, when they were last looked at."""
 
 
 Report = Callable[[Progress], None]

@@ -4,6 +4,9 @@ Labelled pairs are learned by multiple-negatives ranking: each question must fin
 negatives. A passage that the base model puts nearer to the question than its own is left out (the GISTEmbed rule, arXiv 2402.16829): it is
 likely an answer too. Pairs that carry a teacher's scores are learned by listwise distillation: the shares that the teacher gives.
 
+A few pairs are held out; a run whose recipe is patient ends once their loss has not fallen for long, and its candidates are made of the
+weights of its lowest.
+
 The run is cut to fit its minutes, and continues from its last checkpoint after Ctrl-C or a kill.
 
 Workers may share a run. Each encodes its part of every batch; the vectors are gathered, so that the loss is the whole batch's, and the
@@ -12,6 +15,7 @@ gradients added up: the weights are those of one process, to rounding and to the
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -25,7 +29,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ragstone import embedder
+from ragstone import embedder, heldout
 from ragstone.corpus.pairs import Pair, digest
 from ragstone.errors import TrainError
 from ragstone.recipe import MEMORY, Progress, Recipe, Report
@@ -113,6 +117,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         work.mkdir(parents=True, exist_ok=True)
         self.base, self.pairs, self.recipe, self.work = _complete(base, work), pairs, recipe, work
+        self.taught, self.held = heldout.split(pairs, recipe.held_out)
         self.workers, self.told = workers or Alone(), saved
         self.identity = f"{embedder.digest(self.base)} {digest(pairs)} {recipe.digest}"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -126,16 +131,31 @@ class Run:
         self.parts = parts.Parts(self.encoder, parts.room(memory, self.device, list(self.learned.values())))
         self.step = 0
         self.seconds = 0.0
+        self.looks = heldout.Looks()
+        self.best: dict[str, Tensor] = {}
         self.saved = -1
         self._resume()
 
     @property
     def steps(self) -> int:
         """How many steps the run will have: the recipe's, or as many as fit in its minutes at the pace seen so far."""
-        planned = self.recipe.epochs * max(1, len(self.pairs) // self.recipe.batch)
+        planned = self.recipe.epochs * max(1, len(self.taught) // self.recipe.batch)
         if self.step < 5:
             return planned
         return min(planned, max(self.step, int(60 * self.recipe.minutes * self.step / self.seconds)))
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no more to do: all steps are taken, or the held-out pairs have not been better for long."""
+        stale = 0 < self.recipe.patience <= self.looks.since
+        return (stale or self.step >= self.steps) and not self._due
+
+    @property
+    def _due(self) -> bool:
+        """Whether the held-out pairs are to be looked at before the next step."""
+        since = self.step - self.looks.step
+        wait = heldout.interval(len(self.held), self.recipe.batch, self.steps)
+        return bool(self.held) and since > 0 and (since >= wait or self.step >= self.steps)
 
     def optimise(self, progress: Report) -> None:
         """Take the steps that are left, saving now and then, at the end, and when interrupted."""
@@ -149,15 +169,32 @@ class Run:
     def _continue(self, progress: Report) -> None:
         began = saved_at = time.monotonic()
         spent = self.seconds
-        while self.step < self.steps:
+        if self._due:  # it was interrupted before that
+            self._look()
+        while not self.over:
             loss = self._take()
             self.step += 1
             now = time.monotonic()
             self.seconds = self.workers.agree(spent + now - began)
-            progress(Progress(self.step, self.steps, loss, self.seconds / self.step * (self.steps - self.step)))
+            if self._due:
+                self._look()
+            progress(Progress(self.step, self.steps, loss, self._seconds_left(), self.looks.loss))
             if self.step % CHECKPOINT_STEPS == 0 or now - saved_at > CHECKPOINT_SECONDS:
                 self.save()
                 saved_at = time.monotonic()
+
+    def _seconds_left(self) -> float:
+        return 0.0 if self.over else self.seconds / self.step * (self.steps - self.step)
+
+    def _look(self) -> None:
+        """Measure the loss over the held-out pairs, in batches like those of a step, and keep the weights if they are the best so far."""
+        size = self.recipe.batch
+        batches = [self.held[start : start + size] for start in range(0, len(self.held), size)]
+        with torch.no_grad():
+            loss = sum(float(self._loss(batch)) * len(batch) for batch in batches) / len(self.held)
+        self.looks = self.looks.after(self.step, self.workers.agree(loss))
+        if self.recipe.patience and self.looks.best_step == self.step:
+            self.best = {name: weight.detach().cpu().clone() for name, weight in self.learned.items()}
 
     def _take(self) -> float:
         """One step. Raises `TrainError` when the loss is no number any more: no later step could mend that."""
@@ -177,10 +214,10 @@ class Run:
 
     def _batch(self) -> list[Pair]:
         """The pairs of this step; every epoch has an order of its own."""
-        size = min(self.recipe.batch, len(self.pairs))
-        epoch, place = divmod(self.step, max(1, len(self.pairs) // size))
-        order = random.Random(f"{self.recipe.seed} {epoch}").sample(range(len(self.pairs)), len(self.pairs))
-        return [self.pairs[at] for at in order[place * size : (place + 1) * size]]
+        size = min(self.recipe.batch, len(self.taught))
+        epoch, place = divmod(self.step, max(1, len(self.taught) // size))
+        order = random.Random(f"{self.recipe.seed} {epoch}").sample(range(len(self.taught)), len(self.taught))
+        return [self.taught[at] for at in order[place * size : (place + 1) * size]]
 
     def _loss(self, batch: Sequence[Pair]) -> Tensor:
         """Cross entropy of each question over the batch's passages, those left out that may answer it too."""
@@ -228,7 +265,8 @@ class Run:
         for name, weight in self.learned.items():
             state = self.optimiser.state[weight]
             tensors |= {f"first/{name}": state["exp_avg"], f"second/{name}": state["exp_avg_sq"]}
-        told = {"identity": self.identity, "step": str(self.step), "seconds": repr(self.seconds)}
+        tensors |= {f"best/{name}": weight for name, weight in self.best.items()}
+        told = {"identity": self.identity, "step": str(self.step), "seconds": repr(self.seconds), "looks": json.dumps(asdict(self.looks))}
         _write(self.work / CHECKPOINT, tensors, told)
         self.saved = self.step
         self.told(self.work / CHECKPOINT)
@@ -241,6 +279,8 @@ class Run:
         tensors, told = kept
         self.step = self.saved = int(told["step"])
         self.seconds = float(told["seconds"])
+        self.looks = heldout.Looks(**json.loads(told["looks"]))
+        self.best = {name: tensors[f"best/{name}"] for name in self.learned if f"best/{name}" in tensors}
         with torch.no_grad():
             for name, weight in self.learned.items():
                 weight.copy_(tensors[f"weight/{name}"])
@@ -259,7 +299,7 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         weights: dict[str, Tensor] = load_file(self.base / "model.safetensors")
-        for name, tuned in self.learned.items():
+        for name, tuned in (self.best or self.learned).items():
             key = self.encoder.stored[name]
             mixed = torch.lerp(weights[key].float(), tuned.detach().float().cpu(), share)
             weights[key] = mixed.to(weights[key].dtype).contiguous()
@@ -269,7 +309,7 @@ class Run:
             "base": embedder.digest(self.base),
             "pairs": digest(self.pairs),
             "recipe": asdict(self.recipe),
-            "steps": self.step,
+            "steps": self.looks.best_step if self.best else self.step,
             "share": share,
         }
         embedder.finish(folder, replace(self.card, name=f"{self.card.name}-tuned", base=embedder.digest(self.base), lineage=lineage))

@@ -108,7 +108,7 @@ class RayTrainer(Trainer):
         from ragstone.tune import Run
 
         run = Run(base, pairs, recipe, work)
-        if run.step < run.steps:
+        if not run.over:
             _train(self.cluster, _Order(_packed(run.base), tuple(pairs), recipe, memory), work, progress)
             run = Run(base, pairs, recipe, work)
         return run.candidates()

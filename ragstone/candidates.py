@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -62,10 +63,11 @@ def make(
         search, rank = (_counted(found, advance) for found in (corpus.search, corpus.teacher(untrained)))
         pairs = corpus.material.pairs(corpus.chunks, search, rank, seed=recipe.seed)
     trained: dict[float, Path] = {}
+    last: deque[Progress] = deque(maxlen=1)
     if pairs:
         with show.bar("train") as advance:
-            trained = train.connect(url).train(base.folder, pairs, recipe, work, _both(note, advance), memory)
-    show.say(f"train     {len(pairs)} pairs")
+            trained = train.connect(url).train(base.folder, pairs, recipe, work, _all(note, last.append, _shown(advance)), memory)
+    show.say(f"train     {len(pairs)} pairs" + "".join(f", {now.step} steps: {now}" for now in last))
     for folder in trained.values():
         _learn_terms(folder, texts, recipe.seed, show)
     return {0.0: untrained, **trained}
@@ -89,14 +91,19 @@ def _learn_terms(folder: Path, texts: Sequence[str], seed: int, show: Show) -> N
         show.say(f"terms     {len(learned.words)} words of {len(texts)} passages, in {learned.vectors.shape[1]} dimensions")
 
 
-def _both(note: Report, advance: Advance) -> Report:
-    """Notes a step and shows it."""
+def _all(*reports: Report) -> Report:
+    """Tells each of them."""
 
-    def progress(now: Progress) -> None:
-        note(now)
-        advance(now.step, now.steps)
+    def report(now: Progress) -> None:
+        for each in reports:
+            each(now)
 
-    return progress
+    return report
+
+
+def _shown(advance: Advance) -> Report:
+    """A step on a bar."""
+    return lambda now: advance(now.step, now.steps, str(now), now.seconds_left)
 
 
 def _counted(search: Search, advance: Advance) -> Search:

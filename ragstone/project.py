@@ -369,9 +369,10 @@ def _train_and_judge(
 
 
 def _curve(steps: Sequence[Progress], points: int = 200) -> list[dict[str, float]]:
-    """The loss of a run by step, at most so many of them, the last one included. Of a resumed run it begins where that resumed."""
+    """The losses of a run by step, at most so many of them, the last one included. Of a resumed run it begins where that resumed."""
     stride = max(1, math.ceil(len(steps) / points))
-    return [{"step": now.step, "loss": now.loss} for now in reversed(steps[::-1][::stride])]
+    kept = reversed(steps[::-1][::stride])
+    return [{"step": now.step, "loss": now.loss} | ({} if now.held_out is None else {"held_out": now.held_out}) for now in kept]
 
 
 def _put_in_force(settings: Settings, store: Store, snapshot: str, model: str, note: str, show: Show) -> None:

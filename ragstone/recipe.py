@@ -63,5 +63,13 @@ class Progress:
     held_out: float | None = None
     """The loss over the pairs that are not learned from, when they were last looked at."""
 
+    def __str__(self) -> str:
+        """How well it goes, in a few words.
+
+        >>> str(Progress(20, 87, 1.2041, 71.0, held_out=1.31))
+        'loss 1.204, held out 1.310'
+        """
+        return f"loss {self.loss:.3f}" + (f", held out {self.held_out:.3f}" if self.held_out is not None else "")
+
 
 Report = Callable[[Progress], None]

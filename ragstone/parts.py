@@ -35,6 +35,9 @@ SPARE = 1.1
 pairs, a hard negative each, texts of 128 tokens): 1.07 GiB with a room of 0, 1.78 with 1, 2.5 to 2.7 with the 1.8 that all would take. A
 token is 220 KiB of it (270 in float32), a short text's 130."""
 
+FREE = 0.7
+"""The share of a GPU's free memory that is planned with: chosen to be careful, measured on none."""
+
 STATES = 4
 """Gradients, AdamW's two moments, and the best weights so far: each as large as what is trained."""
 
@@ -45,8 +48,9 @@ RESIDENT = 2**30
 def room(memory: float, device: torch.device, trained: Sequence[Tensor]) -> int:
     """Bytes for what the backward pass needs, when the process may take `memory` GiB in all; on a GPU, of what is free there."""
     states = STATES * sum(weight.nbytes for weight in trained)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(memory * 2**30) - _resident() - FLOOR
-    return int((free - states) / SPARE)
+    if device.type == "cuda":
+        return int((torch.cuda.mem_get_info(device)[0] - states) * FREE)
+    return int((memory * 2**30 - _resident() - FLOOR - states) / SPARE)
 
 
 def _resident() -> int:

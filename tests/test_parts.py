@@ -114,16 +114,18 @@ from ragstone.corpus.pairs import Pair
 from ragstone.recipe import Recipe
 from ragstone.tune import Run
 torch.set_num_threads(1)
-pairs = [Pair(f"question {{n}}", str(n), "d", f"passage {{n}} " * 30, (f"other {{n}} " * 30,)) for n in range(512)]
-run = Run(Path({str(base)!r}), pairs, Recipe(epochs=1, batch=512), Path({str(base.parent)!r}) / "work", memory={memory})
+pairs = [Pair(f"question {{n}}", str(n), "d", f"passage {{n}} " * 30, (f"other {{n}} " * 30,)) for n in range(1024)]
+run = Run(Path({str(base)!r}), pairs, Recipe(epochs=1, batch=1024), Path({str(base.parent)!r}) / "work", memory={memory})
 run._take()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10))
 """
     return int(subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
-def test_a_low_bound_lowers_the_peak_of_a_process(base: Path) -> None:
-    assert peak(base, memory=0) < peak(base, memory=8) - 200
+def test_a_low_bound_lowers_the_peak_of_a_process_and_is_kept(base: Path) -> None:
+    low = peak(base, memory=1.6)
+    assert low < 1.6 * 1024
+    assert low < peak(base, memory=8) - 200
 
 
 def _made(folder: Path, kind: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from ragstone.corpus import Chunk
 from ragstone.corpus.labelled import Material
 from ragstone.corpus.pairs import Pair, Search
 from ragstone.model import card
-from ragstone.recipe import Progress, Recipe, Report
+from ragstone.recipe import MEMORY, Progress, Recipe, Report
 from ragstone.show import Advance, Show
 
 SAMPLE = 1_000
@@ -46,13 +47,20 @@ class Corpus:
 
 
 def make(
-    base: Base, corpus: Corpus, recipe: Recipe, work: Path, url: str, show: Show, note: Report = lambda now: None
+    base: Base,
+    corpus: Corpus,
+    recipe: Recipe,
+    work: Path,
+    url: str,
+    show: Show,
+    note: Report = lambda now: None,
+    memory: float = MEMORY,
 ) -> dict[float, Path]:
     """Candidates below `work` by their share of trained weights, all joined to the term space of the corpus; share 0 has the base's own.
 
     The candidate of share 0 is the teacher of the others: it ranks, as part of the whole retriever, what they learn to find alone, unless
     the user names another one, which scores what this one finds.
-    `note` is told of every step of training.
+    `note` is told of every step of training, which may take `memory` GiB.
     """
     texts = [chunk.context for chunk in corpus.material.mined.judged]
     untrained = _untrained(base, work / "candidate-0", recipe)
@@ -64,10 +72,11 @@ def make(
         pairs = corpus.material.pairs(corpus.chunks, search, rank, seed=recipe.seed)
     pairs = corpus.taught(pairs)
     trained: dict[float, Path] = {}
+    last: deque[Progress] = deque(maxlen=1)
     if pairs:
         with show.bar("train") as advance:
-            trained = train.connect(url).train(base.folder, pairs, recipe, work, _both(note, advance))
-    show.say(f"train     {len(pairs)} pairs")
+            trained = train.connect(url).train(base.folder, pairs, recipe, work, _all(note, last.append, _shown(advance)), memory)
+    show.say(f"train     {len(pairs)} pairs" + "".join(f", {now.step} steps: {now}" for now in last))
     for folder in trained.values():
         _learn_terms(folder, texts, recipe.seed, show)
         _keep(folder, fusion)
@@ -97,14 +106,19 @@ def _learn_terms(folder: Path, texts: Sequence[str], seed: int, show: Show) -> N
         show.say(f"terms     {len(learned.words)} words of {len(texts)} passages, in {learned.vectors.shape[1]} dimensions")
 
 
-def _both(note: Report, advance: Advance) -> Report:
-    """Notes a step and shows it."""
+def _all(*reports: Report) -> Report:
+    """Tells each of them."""
 
-    def progress(now: Progress) -> None:
-        note(now)
-        advance(now.step, now.steps)
+    def report(now: Progress) -> None:
+        for each in reports:
+            each(now)
 
-    return progress
+    return report
+
+
+def _shown(advance: Advance) -> Report:
+    """A step on a bar."""
+    return lambda now: advance(now.step, now.steps, str(now), now.seconds_left)
 
 
 def _counted(search: Search, advance: Advance) -> Search:

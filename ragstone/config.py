@@ -66,6 +66,10 @@ class Train:
     minutes: float = 10.0
     """Wall-clock bound of the optimisation; the best checkpoint so far is judged when it is reached. 0 turns training off."""
     epochs: int = 3
+    batch: int = 32
+    """Pairs a step: each question is told from the passages of all of them."""
+    memory: float = 4.0
+    """GiB that the training process may take. Lower takes longer, and gives the same model."""
     seed: int = 17
     margin: float = 0.02
     """The lower bound of the held-out gain must exceed this on mined questions; people's own need no more than 0."""

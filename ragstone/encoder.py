@@ -6,7 +6,6 @@ Encoders of BERT's kind are computed here, from the tensors that the graph is bu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,8 @@ class Encoder:
     dropout: float
     pace = 1.0
     """How many times the recipe's learning rate its weights take."""
+    special = True
+    """Whether the tokenizer's own tokens stand around a text."""
 
     def __init__(self, folder: Path, card: Card, device: torch.device, half: bool) -> None:
         self.card, self.device, self.half = card, device, half
@@ -46,7 +47,7 @@ class Encoder:
 
     def encode(self, texts: Sequence[str], tokens: int, dropout: float = 0.0) -> Tensor:
         """float32 [n, dimensions] on the device, with gradients where the weights ask for them; a text is cut to `tokens` tokens."""
-        return self.vectors(*self._read(texts, min(tokens, self.card.max_tokens)), dropout)
+        return self.vectors(*self.read(texts, tokens), dropout)
 
     def vectors(self, ids: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:
         """The same for token ids [n, tokens] of which `mask` are the texts', padded at their end."""
@@ -62,12 +63,14 @@ class Encoder:
         """The last hidden states, [n, tokens, width]; texts are padded at their end."""
         raise NotImplementedError
 
-    def _read(self, texts: Sequence[str], tokens: int) -> tuple[Tensor, Tensor]:
+    def read(self, texts: Sequence[str], tokens: int) -> tuple[Tensor, Tensor]:
+        """Token ids [n, tokens] of texts that are cut to `tokens` tokens, padded at their end, and which of them are the texts'."""
+        tokens = min(tokens, self.card.max_tokens)
         if tokens != self.limit:  # not otherwise: another thread may be reading
             self.tokenizer.enable_truncation(tokens)
             self.limit = tokens
-        read = self.tokenizer.encode_batch(list(texts))
-        ids = torch.tensor([one.ids for one in read], device=self.device)
+        read = self.tokenizer.encode_batch(list(texts), add_special_tokens=self.special)
+        ids = torch.tensor([one.ids for one in read], device=self.device, dtype=torch.long)
         return ids, torch.tensor([one.attention_mask for one in read], device=self.device, dtype=torch.bool)
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
@@ -160,6 +163,7 @@ class StaticEncoder(Encoder):
     """A vector for each token; a text is their mean."""
 
     dropout = 0.0
+    special = False
     pace = 100.0
     """A token's row is touched by the few texts that hold it: at a transformer's rate it would not move."""
 
@@ -168,13 +172,11 @@ class StaticEncoder(Encoder):
         ((name, table),) = ((name, tensor) for name, tensor in load_file(folder / FILE).items() if name in STATIC)
         self.weights, self.stored = {name: table.float().to(device)}, {name: name}
 
-    def encode(self, texts: Sequence[str], tokens: int, dropout: float = 0.0) -> Tensor:
+    def vectors(self, ids: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:
         """float32 [n, dimensions]; a text without a token is zeros."""
-        read = [self.tokenizer.encode(text, add_special_tokens=False).ids[:tokens] for text in texts]
-        flat = torch.tensor([id for ids in read for id in ids], dtype=torch.long, device=self.device)
-        starts = torch.tensor([0, *accumulate(len(ids) for ids in read)][:-1], device=self.device)
+        counts = mask.sum(1)
         (table,) = self.weights.values()
-        return nn.normalize(nn.embedding_bag(flat, table, starts, mode="mean"), dim=1)
+        return nn.normalize(nn.embedding_bag(ids[mask], table, counts.cumsum(0) - counts, mode="mean"), dim=1)
 
 
 KINDS: Mapping[str, type[Encoder]] = {"onnx": BertEncoder, "static": StaticEncoder, "transformers": AnyEncoder}

@@ -23,7 +23,7 @@ def chosen(settings: Settings, labels: str, show: Show) -> recipe.Recipe:
     told = settings.train
     taught_by = teacher.connect(told, show.say).identity if told.teacher else ""
     written_by = Author(settings, show.say).identity if told.questions else ""
-    return recipe.chosen(labels, told.minutes, told.seed, told.epochs, taught_by, written_by)
+    return recipe.chosen(labels, told.minutes, told.seed, told.epochs, told.batch, taught_by, written_by)
 
 
 def write(

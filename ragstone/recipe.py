@@ -7,6 +7,9 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
+MEMORY = 4.0
+"""GiB that a process may take while it trains. No part of the recipe: the weights are the same."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,6 +28,10 @@ class Recipe:
     document_tokens: int = 128
     interpolations: tuple[float, ...] = (0.5, 0.75)
     """Shares of the tuned weights in each candidate; the rest is the base."""
+    held_out: int = 64
+    """Pairs at most whose loss is watched and that are not learned from."""
+    patience: int = 4
+    """Looks at them without a better loss after which the run stops, with the weights of the best; 0 goes to the end, with the last."""
     seed: int = 17
     labels: str = ""
     """The digest of the labels that the pairs were made from; empty without labels."""
@@ -39,13 +46,21 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def chosen(labels: str, minutes: float, seed: int, epochs: int = Recipe.epochs, teacher: str = "", questions: str = "") -> Recipe:
+def chosen(
+    labels: str,
+    minutes: float,
+    seed: int,
+    epochs: int = Recipe.epochs,
+    batch: int = Recipe.batch,
+    teacher: str = "",
+    questions: str = "",
+) -> Recipe:
     """The recipe for labels of this digest, or for none.
 
     Labels are learned from fast and often; what a teacher says of mined questions once and gently, lest the model bend to those.
     """
-    told = Recipe(epochs=epochs, minutes=minutes, seed=seed, labels=labels, teacher=teacher, questions=questions)
-    return told if labels else replace(told, epochs=1, learning_rate=2e-5, interpolations=(0.5,))
+    told = Recipe(epochs=epochs, minutes=minutes, batch=batch, seed=seed, labels=labels, teacher=teacher, questions=questions)
+    return told if labels else replace(told, epochs=1, learning_rate=2e-5, interpolations=(0.5,), patience=0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,16 @@ class Progress:
     seconds_left: float
     learning_rate: float = 0.0
     """That the step was taken with."""
+    held_out: float | None = None
+    """The loss over the pairs that are not learned from, when they were last looked at."""
+
+    def __str__(self) -> str:
+        """How well it goes, in a few words.
+
+        >>> str(Progress(20, 87, 1.2041, 71.0, held_out=1.31))
+        'loss 1.204, held out 1.310'
+        """
+        return f"loss {self.loss:.3f}" + (f", held out {self.held_out:.3f}" if self.held_out is not None else "")
 
 
 Report = Callable[[Progress], None]

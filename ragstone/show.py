@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 
 class Advance(Protocol):
-    """Called with how many units were done in all so far, and with how many there are once that is known."""
+    """Called with how many units were done in all so far, and with how many there are once that is known.
 
-    def __call__(self, done: int, total: int | None = None) -> None: ...
+    `note` is what else is to be said of them; `left` the seconds to the end, where they are known better than by the pace of the bar.
+    """
+
+    def __call__(self, done: int, total: int | None = None, note: str = "", left: float | None = None) -> None: ...
 
 
 class Show(Protocol):
@@ -31,7 +35,7 @@ class Silence:
 
     @contextmanager
     def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:
-        yield lambda done, total=None: None
+        yield lambda done, total=None, note="", left=None: None
 
 
 class Terminal:
@@ -47,9 +51,20 @@ class Terminal:
 
     @contextmanager
     def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+        from rich.text import Text
 
-        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        class Left(ProgressColumn):
+            """The time left: as it was told, else by the pace."""
+
+            pace = TimeRemainingColumn()
+
+            def render(self, task: Task) -> Text:
+                left = task.fields["left"]
+                return self.pace.render(task) if left is None else Text(str(timedelta(seconds=round(left))), "progress.remaining")
+
+        note = TextColumn("{task.fields[note]}", markup=False)
+        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), Left(), note)
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
-            task = progress.add_task(label, total=total)
-            yield lambda done, total=None: progress.update(task, completed=done, total=total)
+            task = progress.add_task(label, total=total, note="", left=None)
+            yield lambda done, total=None, note="", left=None: progress.update(task, completed=done, total=total, note=note, left=left)

@@ -80,15 +80,16 @@ def run(trial: Trial, work: Path, show: Show, note: Report = lambda now: None) -
     corpus = Corpus(
         trial.chunks, trial.material, _search(trial, show), _teacher(trial, known, show), partial(_weigh, trial, known, show), taught
     )
-    folders = make(trial.base, corpus, trial.recipe, work, trial.settings.train.url, show, keep)
+    folders = make(trial.base, corpus, trial.recipe, work, trial.settings.train.url, show, keep, trial.settings.train.memory)
     verdict = _judge(trial, incumbent, {share: Embedder(folder) for share, folder in folders.items()}, show)
     return Outcome(verdict, folders[verdict.share] if verdict.promoted else None, curve(steps))
 
 
 def curve(steps: Sequence[Progress], points: int = 200) -> list[dict[str, float]]:
-    """The loss of a run by step, at most so many of them, the last one included. Of a resumed run it begins where that resumed."""
+    """The losses of a run by step, at most so many of them, the last one included. Of a resumed run it begins where that resumed."""
     stride = max(1, math.ceil(len(steps) / points))
-    return [{"step": now.step, "loss": now.loss} for now in reversed(steps[::-1][::stride])]
+    kept = reversed(steps[::-1][::stride])
+    return [{"step": now.step, "loss": now.loss} | ({} if now.held_out is None else {"held_out": now.held_out}) for now in kept]
 
 
 def figures(verdict: Verdict) -> dict[str, object]:

@@ -4,6 +4,9 @@ Labelled pairs are learned by multiple-negatives ranking: each question must fin
 negatives. A passage that the base model puts nearer to the question than its own is left out (the GISTEmbed rule, arXiv 2402.16829): it is
 likely an answer too. Pairs that carry a teacher's scores are learned by listwise distillation: the shares that the teacher gives.
 
+A few pairs are held out; a run whose recipe is patient ends once their loss has not fallen for long, and its candidates are made of the
+weights of its lowest.
+
 The run is cut to fit its minutes, and continues from its last checkpoint after Ctrl-C or a kill.
 
 Workers may share a run. Each encodes its part of every batch; the vectors are gathered, so that the loss is the whole batch's, and the
@@ -12,6 +15,7 @@ gradients added up: the weights are those of one process, to rounding and to the
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -25,10 +29,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ragstone import embedder
+from ragstone import embedder, heldout
 from ragstone.corpus.pairs import AT_RANDOM, Pair, digest
 from ragstone.errors import TrainError
-from ragstone.recipe import Progress, Recipe, Report
+from ragstone.recipe import MEMORY, Progress, Recipe, Report
 
 try:
     import torch
@@ -37,7 +41,7 @@ try:
     from safetensors.torch import load_file, save_file
     from torch import Tensor
 
-    from ragstone import encoder
+    from ragstone import encoder, parts
 except ImportError as missing:
     raise TrainError(f"training needs {missing.name}, which is not installed", "pip install 'ragstone[train]'") from missing
 
@@ -92,7 +96,8 @@ def share(rows: int, rank: int, count: int) -> slice:
 class Run:
     """A model on its way: weights, optimiser, and how far it is. It goes on from the checkpoint in `work`, if there is one.
 
-    The worker of rank 0 writes the checkpoints; `saved` is told of each. Raises `TrainError` when there is nothing to learn from.
+    The process takes `memory` GiB. The worker of rank 0 writes the checkpoints; `saved` is told of each. Raises `TrainError` when there
+    is nothing to learn from.
     """
 
     def __init__(
@@ -103,12 +108,14 @@ class Run:
         work: Path,
         workers: Workers | None = None,
         saved: Callable[[Path], None] = lambda path: None,
+        memory: float = MEMORY,
     ) -> None:
         if not pairs:
             raise TrainError("there are no pairs to train on", "add documents and run `ragstone up` again")
         torch.manual_seed(recipe.seed)
         work.mkdir(parents=True, exist_ok=True)
         self.base, self.pairs, self.recipe, self.work = _complete(base, work), pairs, recipe, work
+        self.taught, self.held = heldout.split(pairs, recipe.held_out)
         self.workers, self.told = workers or Alone(), saved
         self.identity = f"{embedder.digest(self.base)} {digest(pairs)} {recipe.digest}"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -119,18 +126,34 @@ class Run:
         self.known_passages: dict[str, Vector] = {}
         self.learned = {name: weight.requires_grad_() for name, weight in self.encoder.weights.items()}
         self.optimiser = torch.optim.AdamW(self.learned.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.parts = parts.Parts(self.encoder, parts.room(memory, self.device, list(self.learned.values())))
         self.step = 0
         self.seconds = 0.0
+        self.looks = heldout.Looks()
+        self.best: dict[str, Tensor] = {}
         self.saved = -1
         self._resume()
 
     @property
     def steps(self) -> int:
         """How many steps the run will have: the recipe's, or as many as fit in its minutes at the pace seen so far."""
-        planned = self.recipe.epochs * max(1, len(self.pairs) // self.recipe.batch)
+        planned = self.recipe.epochs * max(1, len(self.taught) // self.recipe.batch)
         if self.step < 5:
             return planned
         return min(planned, max(self.step, int(60 * self.recipe.minutes * self.step / self.seconds)))
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no more to do: all steps are taken, or the held-out pairs have not been better for long."""
+        stale = 0 < self.recipe.patience <= self.looks.since
+        return (stale or self.step >= self.steps) and not self._due
+
+    @property
+    def _due(self) -> bool:
+        """Whether the held-out pairs are to be looked at before the next step."""
+        since = self.step - self.looks.step
+        wait = heldout.interval(len(self.held), self.recipe.batch, self.steps)
+        return bool(self.held) and since > 0 and (since >= wait or self.step >= self.steps)
 
     def optimise(self, progress: Report) -> None:
         """Take the steps that are left, saving now and then, at the end, and when interrupted."""
@@ -144,16 +167,33 @@ class Run:
     def _continue(self, progress: Report) -> None:
         began = saved_at = time.monotonic()
         spent = self.seconds
-        while self.step < self.steps:
+        if self._due:  # it was interrupted before that
+            self._look()
+        while not self.over:
             loss = self._take()
             self.step += 1
             now = time.monotonic()
             self.seconds = self.workers.agree(spent + now - began)
-            left = self.seconds / self.step * (self.steps - self.step)
-            progress(Progress(self.step, self.steps, loss, left, self.optimiser.param_groups[0]["lr"]))
+            if self._due:
+                self._look()
+            pace = self.optimiser.param_groups[0]["lr"]
+            progress(Progress(self.step, self.steps, loss, self._seconds_left(), pace, self.looks.loss))
             if self.step % CHECKPOINT_STEPS == 0 or now - saved_at > CHECKPOINT_SECONDS:
                 self.save()
                 saved_at = time.monotonic()
+
+    def _seconds_left(self) -> float:
+        return 0.0 if self.over else self.seconds / self.step * (self.steps - self.step)
+
+    def _look(self) -> None:
+        """Measure the loss over the held-out pairs, in batches like those of a step, and keep the weights if they are the best so far."""
+        size = self.recipe.batch
+        batches = [self.held[start : start + size] for start in range(0, len(self.held), size)]
+        with torch.no_grad():
+            loss = sum(float(self._loss(batch)) * len(batch) for batch in batches) / len(self.held)
+        self.looks = self.looks.after(self.step, self.workers.agree(loss))
+        if self.recipe.patience and self.looks.best_step == self.step:
+            self.best = {name: weight.detach().cpu().clone() for name, weight in self.learned.items()}
 
     def _take(self) -> float:
         """One step. Raises `TrainError` when the loss is no number any more: no later step could mend that."""
@@ -173,18 +213,17 @@ class Run:
 
     def _batch(self) -> list[Pair]:
         """The pairs of this step; every epoch has an order of its own."""
-        size = min(self.recipe.batch, len(self.pairs))
-        epoch, place = divmod(self.step, max(1, len(self.pairs) // size))
-        order = random.Random(f"{self.recipe.seed} {epoch}").sample(range(len(self.pairs)), len(self.pairs))
-        return [self.pairs[at] for at in order[place * size : (place + 1) * size]]
+        size = min(self.recipe.batch, len(self.taught))
+        epoch, place = divmod(self.step, max(1, len(self.taught) // size))
+        order = random.Random(f"{self.recipe.seed} {epoch}").sample(range(len(self.taught)), len(self.taught))
+        return [self.taught[at] for at in order[place * size : (place + 1) * size]]
 
     def _loss(self, batch: Sequence[Pair]) -> Tensor:
         """Cross entropy of each question over the batch's passages, those left out that may answer it too."""
         passages = [pair.positive for pair in batch] + [text for pair in batch for text in pair.negatives]
         asked = [self.card.query_prefix + pair.question for pair in batch]
         read = [self.card.document_prefix + text for text in passages]
-        questions = self._vectors(asked, self.recipe.query_tokens)
-        documents = self._vectors(read, self.recipe.document_tokens)
+        documents, questions = self._vectors((read, self.recipe.document_tokens), (asked, self.recipe.query_tokens))
         scores = self.recipe.scale * (questions @ documents.T)
         scores = scores.masked_fill(self._left_out(batch, passages).to(self.device), OUT)
         return nn.cross_entropy(scores, targets(batch, self.recipe.temperature).to(self.device))
@@ -196,10 +235,10 @@ class Run:
         untaught = torch.tensor([[not pair.scores] for pair in batch])
         return ((near >= near.diagonal().unsqueeze(1)) | answers(batch, passages)) & ~own & untaught
 
-    def _vectors(self, texts: Sequence[str], tokens: int) -> Tensor:
-        """A vector for each text, from whichever worker encodes it; this one's have gradients."""
-        own = self.encoder.encode(texts[self._share(texts)], tokens, self.encoder.dropout)
-        return self.workers.gather(own, len(texts))
+    def _vectors(self, *lists: tuple[Sequence[str], int]) -> list[Tensor]:
+        """A vector for each text of each list, from whichever worker encodes it; this one's have gradients."""
+        own = self.parts.encode(*((texts[self._share(texts)], tokens) for texts, tokens in lists))
+        return [self.workers.gather(vectors, len(texts)) for vectors, (texts, _) in zip(own, lists, strict=True)]
 
     def _near(self, questions: Sequence[str], passages: Sequence[str]) -> Tensor:
         """The base model's cosines, [questions, passages]; every text is encoded once a run, when it is first met."""
@@ -225,7 +264,8 @@ class Run:
         for name, weight in self.learned.items():
             state = self.optimiser.state[weight]
             tensors |= {f"first/{name}": state["exp_avg"], f"second/{name}": state["exp_avg_sq"]}
-        told = {"identity": self.identity, "step": str(self.step), "seconds": repr(self.seconds)}
+        tensors |= {f"best/{name}": weight for name, weight in self.best.items()}
+        told = {"identity": self.identity, "step": str(self.step), "seconds": repr(self.seconds), "looks": json.dumps(asdict(self.looks))}
         _write(self.work / CHECKPOINT, tensors, told)
         self.saved = self.step
         self.told(self.work / CHECKPOINT)
@@ -238,6 +278,8 @@ class Run:
         tensors, told = kept
         self.step = self.saved = int(told["step"])
         self.seconds = float(told["seconds"])
+        self.looks = heldout.Looks(**json.loads(told["looks"]))
+        self.best = {name: tensors[f"best/{name}"] for name in self.learned if f"best/{name}" in tensors}
         with torch.no_grad():
             for name, weight in self.learned.items():
                 weight.copy_(tensors[f"weight/{name}"])
@@ -256,7 +298,7 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         weights: dict[str, Tensor] = load_file(self.base / "model.safetensors")
-        for name, tuned in self.learned.items():
+        for name, tuned in (self.best or self.learned).items():
             key = self.encoder.stored[name]
             mixed = torch.lerp(weights[key].float(), tuned.detach().float().cpu(), share)
             weights[key] = mixed.to(weights[key].dtype).contiguous()
@@ -266,7 +308,7 @@ class Run:
             "base": embedder.digest(self.base),
             "pairs": digest(self.pairs),
             "recipe": asdict(self.recipe),
-            "steps": self.step,
+            "steps": self.looks.best_step if self.best else self.step,
             "share": share,
         }
         embedder.finish(folder, replace(self.card, name=f"{self.card.name}-tuned", base=embedder.digest(self.base), lineage=lineage))

@@ -15,6 +15,7 @@ from ragstone import embedder, job, weights
 from ragstone.corpus.pairs import Pair
 from ragstone.errors import TrainError
 from ragstone.recipe import Progress, Recipe
+from ragstone.train.__main__ import main
 from tests.conformance.test_train import SHORT, pairs
 from tests.tiny import tiny
 
@@ -212,6 +213,11 @@ def test_the_entry_told_to_stop_writes_its_checkpoint_and_goes_on_from_it(base: 
     assert firsts[0] == 1
     assert firsts[1] > 1
     assert not (tmp_path / "done.json").exists()
+
+
+def test_the_entry_takes_a_memory_bound(folder: Path) -> None:
+    assert main(["--job", str(folder), "--memory", "0"]) == 0
+    assert set(job.finished(folder)) == {0.5, 1.0}
 
 
 def test_the_entry_names_what_is_wrong_and_fails(folder: Path) -> None:

@@ -18,6 +18,7 @@ from ragstone import embedder, train
 from ragstone.embedder import Embedder
 from ragstone.errors import ConfigError, TrainError
 from ragstone.train import Progress, Recipe
+from ragstone.train import __main__ as job_main
 from tests import cloud as clouds
 from tests.cloud import SECRET, Cloud
 from tests.conformance.test_train import SHORT, pairs
@@ -118,6 +119,14 @@ def test_what_is_asked_for_is_what_explain_says(cloud: Cloud, base: Path, tmp_pa
         call = re.sub(r"\?StartTime=.*", "", call.replace(" /bucket/", " /"))
         call = re.sub(r"(/candidates)/[\d.]+/.+|(/base)/.+", lambda found: f"{found[1]}/SHARE/*" if found[1] else f"{found[2]}/*", call)
         assert call in explained, call
+
+
+@pytest.mark.parametrize("now", [Progress(3, 72, 2.1, 71.0), Progress(20, 72, 1.2, 50.0, held_out=1.3)])
+def test_a_line_of_the_log_is_read_as_the_job_tells_it(now: Progress, capsys: pytest.CaptureFixture[str]) -> None:
+    job_main._tell(now)
+    line = capsys.readouterr().out
+    assert pai._progress(f"2026-11-23T08:00:00Z {line}") == now
+    assert pai._progress('{"step": 3, "steps": 72, "loss": 2.1, "seconds_left": 71.0}') == Progress(3, 72, 2.1, 71.0)  # an older image
 
 
 def test_explain_needs_no_key_and_sends_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

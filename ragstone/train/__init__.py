@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl, urlencode
 from ragstone.connect import connector, scheme
 from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError
-from ragstone.recipe import Progress, Recipe, Report
+from ragstone.recipe import MEMORY, Progress, Recipe, Report
 
-__all__ = ["Progress", "Recipe", "Report", "Trainer", "Work", "address", "connect", "explain"]
+__all__ = ["MEMORY", "Progress", "Recipe", "Report", "Trainer", "Work", "address", "connect", "explain"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,8 +24,13 @@ Work = Callable[[Sequence[T], Callable[[int], None]], Iterable[R]]
 class Trainer(Protocol):
     """`tests/conformance/test_train.py` is the contract."""
 
-    def train(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Report) -> dict[float, Path]:
-        """Candidate model folders below `work`, by interpolation. Resumes from a checkpoint in `work`. Raises `TrainError`."""
+    def train(
+        self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Report, memory: float = MEMORY
+    ) -> dict[float, Path]:
+        """Candidate model folders below `work`, by interpolation. Resumes from a checkpoint in `work`. Raises `TrainError`.
+
+        A process takes no more than `memory` GiB for it, where the trainer has a say in that.
+        """
 
     def map(
         self, open: Callable[..., Work[T, R]], folders: Sequence[Path], items: Sequence[T], progress: Callable[[int], None]

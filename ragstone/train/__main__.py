@@ -20,10 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m ragstone.train", description="Run the training job in a folder.")
     parser.add_argument("--job", type=Path, required=True, help="the folder: base/, pairs.jsonl and recipe.json; candidates/ come there")
     parser.add_argument("--url", default="local", help="the trainer, as train.url; default: local")
+    parser.add_argument("--memory", type=float, default=train.MEMORY, help=f"GiB that the process may take; default: {train.MEMORY:g}")
     given = parser.parse_args(arguments)
     try:
         with interruptible():  # a cluster ends a job with SIGTERM; the checkpoint is written first
-            run(given.job, given.url)
+            run(given.job, given.url, given.memory)
     except RagstoneError as error:
         print(f"ragstone.train: {error}", file=sys.stderr)
         return 1
@@ -33,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(folder: Path, url: str) -> None:
+def run(folder: Path, url: str, memory: float) -> None:
     """Train what `folder` describes, unless that is done, and leave candidates and `done.json` in it."""
     asked = job.read(folder)
     if job.finished(folder):
         return
-    made = train.connect(url).train(asked.base, asked.pairs, asked.recipe, folder / "work", _tell)
+    made = train.connect(url).train(asked.base, asked.pairs, asked.recipe, folder / "work", _tell, memory)
     job.finish(folder, made)
 
 

@@ -36,7 +36,7 @@ from Tea.exceptions import UnretryableException
 from ragstone import job
 from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError, TrainError
-from ragstone.train import Progress, Recipe, Report, Trainer
+from ragstone.train import MEMORY, Progress, Recipe, Report, Trainer
 
 log = logging.getLogger("ragstone.train")
 logging.getLogger("credentials").setLevel(logging.CRITICAL)  # the SDK prints a traceback for each place without keys; the error has them
@@ -112,8 +112,13 @@ class PaiTrainer(Trainer):
         self.place = place
         self.credentials = Credentials()
 
-    def train(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Report) -> dict[float, Path]:
-        """Candidate model folders below `work`, by interpolation. Goes on with the job that runs or is done. Raises `TrainError`."""
+    def train(
+        self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Report, memory: float = MEMORY
+    ) -> dict[float, Path]:
+        """Candidate model folders below `work`, by interpolation. Goes on with the job that runs or is done. Raises `TrainError`.
+
+        `memory` is this machine's: the job has that of its own.
+        """
         digest = job.write(work / "job", base, pairs, recipe)
         bucket, jobs = _Bucket(self.place, digest, self.credentials), _Jobs(self.place, _client(self.place, self.credentials))
         if not bucket.candidates():

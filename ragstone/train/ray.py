@@ -30,7 +30,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError, RagstoneError, TrainError
-from ragstone.train import Progress, R, Recipe, Report, T, Trainer, Work
+from ragstone.train import MEMORY, Progress, R, Recipe, Report, T, Trainer, Work
 
 HERE = "local"
 """Ray's word for a cluster of its own on this machine."""
@@ -101,13 +101,15 @@ class RayTrainer(Trainer):
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
-    def train(self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Report) -> dict[float, Path]:
+    def train(
+        self, base: Path, pairs: Sequence[Pair], recipe: Recipe, work: Path, progress: Report, memory: float = MEMORY
+    ) -> dict[float, Path]:
         """Candidate model folders below `work`, by interpolation. Resumes from a checkpoint in `work`. Raises `TrainError`."""
         from ragstone.tune import Run
 
         run = Run(base, pairs, recipe, work)
-        if run.step < run.steps:
-            _train(self.cluster, _Order(_packed(run.base), tuple(pairs), recipe), work, progress)
+        if not run.over:
+            _train(self.cluster, _Order(_packed(run.base), tuple(pairs), recipe, memory), work, progress)
             run = Run(base, pairs, recipe, work)
         return run.candidates()
 
@@ -127,6 +129,7 @@ class _Order:
     base: Files
     pairs: tuple[Pair, ...]
     recipe: Recipe
+    memory: float
 
 
 @dataclass(frozen=True)
@@ -270,7 +273,7 @@ def _work(config: dict[str, Any]) -> None:
         workers.join(rank, count, ray.util.get_node_ip_address(), broadcast_from_rank_zero, "nccl" if device.type == "cuda" else "gloo")
         try:
             group = workers.Group(device, reporter.told_to_stop)
-            run = Run(folder / "base", order.pairs, order.recipe, folder, group, reporter.keep)
+            run = Run(folder / "base", order.pairs, order.recipe, folder, group, reporter.keep, order.memory)
             run.optimise(reporter.tell if rank == 0 else lambda now: None)
         except KeyboardInterrupt:
             pass  # the driver's: the run is saved

@@ -215,10 +215,10 @@ def test_the_threshold_holds_on_cranfield_as_measured(retriever: Retriever, tmp_
         relevant = {question for question, document, grade in judged if document in known and float(grade) > 0}
         texts = [row["text"] for row in lines(Path(DATA, "cranfield", "queries.jsonl")) if row["_id"] in relevant]
         elsewhere = [row["text"] for row in draw.sample(lines(Path(DATA, "tatqa_passages", "queries.jsonl")), 60)]
-        assert answered(small, found, draw.sample(texts, 100)) >= 0.85
+        assert answered(small, found, draw.sample(texts, 100)) >= 0.9
         assert answered(small, found, elsewhere) <= 0.05
-        assert answered(small, found, jumble([chunk.text for chunk in chunks], 100, seed=9)) <= 0.1
-        assert answered(small, found, jumble(texts, 60, seed=9)) <= 0.15
+        assert answered(small, found, jumble([chunk.text for chunk in chunks], 100, seed=9)) <= 0.2
+        assert answered(small, found, jumble(texts, 60, seed=9)) <= 0.2
 
 
 def lines(path: Path) -> list[dict[str, str]]:

@@ -123,7 +123,7 @@ def index(settings: Settings, store: Store, snapshot: str, model: str, show: Sho
     fresh = [chunk for chunk in chunks if chunk.id not in known]
     seen = [views(chunk) for chunk in fresh]
     with show.bar("encode", sum(map(len, seen))) as advance:
-        encoded = training.connect(settings.train.url).map(errands.passages, [stores.fetch(store, f"models/{model}")], seen, advance)
+        encoded = training.mapper(settings.train.url).map(errands.passages, [stores.fetch(store, f"models/{model}")], seen, advance)
     known |= {chunk.id: vector for chunk, vector in zip(fresh, encoded, strict=True)}
     with _folder() as folder:
         local.build(folder, chunks, np.stack([known[chunk.id] for chunk in chunks]))

@@ -182,6 +182,6 @@ def _plain(trial: Trial, incumbent: Embedder) -> dict[str, Vectors]:
 def _asked(trial: Trial, open: Callable[..., Work[str, Found]], folders: Sequence[Path], questions: Sequence[str], show: Show) -> Search:
     """The search that `open(*folders)` gives, asked these questions where training runs."""
     with show.bar("search", len(questions)) as advance:
-        found = training.connect(trial.settings.train.url).map(open, folders, questions, advance) if questions else []
+        found = training.mapper(trial.settings.train.url).map(open, folders, questions, advance) if questions else []
     known = dict(zip(questions, found, strict=True))
     return lambda question, limit: known[question][:limit]

@@ -12,7 +12,7 @@ from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError
 from ragstone.recipe import MEMORY, Progress, Recipe, Report
 
-__all__ = ["MEMORY", "Progress", "Recipe", "Report", "Trainer", "Work", "address", "connect", "explain"]
+__all__ = ["MEMORY", "Progress", "Recipe", "Report", "Trainer", "Work", "address", "connect", "explain", "mapper"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,6 +46,11 @@ def connect(url: str) -> Trainer:
     """The trainer behind `url`: `local` trains in this process."""
     trainer: Trainer = connector("train", url).connect(url)
     return trainer
+
+
+def mapper(url: str) -> Trainer:
+    """Who maps for training behind `url`: its workers where they can, else this process, whatever the URL still lacks."""
+    return connect(url if getattr(connector("train", url), "MAPS", False) else "local")
 
 
 def address(url: str, to: str | None = None, **options: str | None) -> str:

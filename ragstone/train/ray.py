@@ -32,6 +32,9 @@ from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError, RagstoneError, TrainError
 from ragstone.train import MEMORY, Progress, R, Recipe, Report, T, Trainer, Work
 
+MAPS = True
+"""The workers encode and search too."""
+
 HERE = "local"
 """Ray's word for a cluster of its own on this machine."""
 

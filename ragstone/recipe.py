@@ -26,7 +26,7 @@ class Recipe:
     """Of a teacher's scores: the lower, the more its first counts."""
     query_tokens: int = 48
     document_tokens: int = 128
-    interpolations: tuple[float, ...] = (0.5, 0.75)
+    interpolations: tuple[float, ...] = (0.5, 1.0)
     """Shares of the tuned weights in each candidate; the rest is the base."""
     held_out: int = 64
     """Pairs at most whose loss is watched and that are not learned from."""

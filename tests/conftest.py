@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +11,9 @@ from ragstone import config
 from ragstone.config import Settings
 from tests import gateway
 from tests.gateway import Gateway
+
+if TYPE_CHECKING:
+    from tests.cloud import Cloud
 
 # Alibaba's SDK reads its environment when it is imported, and without keys there asks a metadata service on the network for some. No
 # test may reach an account or that service: what the machine has set goes before anything is imported, and the rest of the chain is off.
@@ -77,6 +81,16 @@ def settings(tmp_path: Path) -> Settings:
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A real S3 server on this machine."""
     with gateway.running(tmp_path_factory.mktemp("s3") / "buckets") as running:
+        yield running
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Cloud]":
+    """OSS on this machine, and keys for it."""
+    from tests import cloud
+
+    cloud.keys(monkeypatch)
+    with cloud.running(tmp_path / "cloud") as running:
         yield running
 
 

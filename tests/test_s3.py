@@ -100,6 +100,17 @@ def test_a_large_file_goes_up_in_parts(s3: Gateway, tmp_path: Path) -> None:
             assert stream.read() == path.read_bytes()[-5:]
 
 
+def test_an_upload_whose_last_answer_was_lost_is_there(s3: Gateway, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(bucket.CHUNK + 1))
+    url = s3.url()
+    lost = iter((LOST,))
+    with proxy.before(s3.endpoint, lambda number, call: next(lost, "") if "POST" in call and "uploadId=" in call else "") as between:
+        connect(through(between, url)).put("large", path)
+    assert not list(lost)
+    assert connect(url).get("large") == path.read_bytes()
+
+
 def test_a_folder_is_copied_once_and_again_when_the_copy_was_damaged(s3: Gateway, tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()

@@ -54,7 +54,10 @@ class S3Store(Bucket):
     def _put(self, key: str, data: bytes | Path) -> None:
         size = part_size(data.stat().st_size if isinstance(data, Path) else len(data))
         with self._asking(f"can't write {key}"):
-            obstore.put(self._client, key, data, chunk_size=size, max_concurrency=CONCURRENT)
+            try:
+                obstore.put(self._client, key, data, chunk_size=size, max_concurrency=CONCURRENT)
+            except FileNotFoundError as error:  # it was complete when it was tried again, or aborted
+                raise Unsure(f"{self.url}: the upload of {key} is gone", "give the same command again") from error
 
     def _create(self, key: str, data: bytes, writer: str) -> None:
         with self._asking(f"can't create {key}"):

@@ -14,6 +14,7 @@ from ragstone.store import Stat, Store, connect, fetch, publish, published
 
 CONNECTORS: dict[str, Callable[[pytest.FixtureRequest, Path], str]] = {
     "file": lambda request, folder: f"file://{folder / 'store'}",
+    "oss": lambda request, folder: request.getfixturevalue("cloud").store(),
     "s3": lambda request, folder: request.getfixturevalue("s3").url(),
 }
 """Scheme -> the URL of an empty store, given an empty folder."""

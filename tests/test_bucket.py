@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import threading
 from collections.abc import Callable
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from ragstone import config, project, release
+from ragstone import bucket, config, project, release
 from ragstone.config import Settings
-from ragstone.errors import Conflict
+from ragstone.errors import Conflict, StoreError
 from ragstone.show import Silence
 from ragstone.store import connect
 from tests import cloud as clouds
+from tests import proxy
+from tests.gateway import Gateway
+from tests.proxy import REFUSED
 from tests.tiny import tiny
 
 PROCESSES, THREADS = 2, 8
@@ -54,6 +58,24 @@ def test_a_project_is_built_asked_and_found_again_in_a_bucket(
     (manuals / "valve.md").unlink()
     assert project.build(settings, store, Silence()).id != made.id
     assert release.rollback(store, "production").release == made.id
+
+
+def test_a_copy_into_a_bucket_that_broke_off_goes_on_where_it_stopped(
+    s3: Gateway, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "docs"
+    source.mkdir()
+    for number in range(40):
+        (source / f"{number}.txt").write_text(f"document {number}")
+    url, sent = s3.url(), itertools.count()
+    monkeypatch.setattr(bucket, "PATIENCE", 0.1)
+    with proxy.before(s3.endpoint, lambda number, call: REFUSED if "PUT" in call and next(sent) >= 10 else "") as between:
+        broken = connect(url.replace(s3.apart, between.endpoint))
+        with pytest.raises(StoreError, match="can't write raw/blobs/"):
+            project.stage(settings, broken, Silence())
+    done = project.stage(settings, connect(url), Silence()).summary
+    assert done.skipped.files == 10
+    assert done.copied.files == 30
 
 
 @pytest.mark.parametrize("kind", STORES)

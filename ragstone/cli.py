@@ -102,16 +102,18 @@ def stage(source: Source = None) -> None:
 @app.command()
 def cp(
     source: Annotated[Path, typer.Argument(help="The folder of documents.")],
-    destination: Annotated[str, typer.Argument(help="The raw/ folder of a store: file:///srv/store/raw/ or oss://bucket/raw/.")],
+    destination: Annotated[str, typer.Argument(help="The raw/ folder of a store: file:///srv/store/raw/, s3://bucket/raw/ or oss://bucket/raw/.")],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders and all that is in them; always on.")] = True,
+    delete: Annotated[bool, typer.Option("--delete", help="Forget what is staged there and no longer in SOURCE, as `stage` does.")] = False,
 ) -> None:
-    """`stage` under ossutil's spelling: ragstone cp -r ./data oss://bucket/raw/"""
+    """Stage a folder into any store, in ossutil's spelling: ragstone cp -r ./data oss://bucket/raw/"""
     from ragstone import project
     from ragstone.store import connect
 
-    store_url = project.store_of_raw(destination)
-    settings = config.override(config.load(), "project", source=str(source.resolve()), store=store_url)
-    project.stage(settings, connect(store_url), Terminal())
+    settings = config.load()
+    store_url = project.store_of_raw(destination, settings.store_url)
+    settings = config.override(settings, "project", source=str(source.resolve()), store=store_url)
+    project.stage(settings, connect(store_url), Terminal(), delete=delete)
 
 
 @app.command()

@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from ragstone.config import AUTO, Settings
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.errors import Conflict, CorpusError, TrainError
 from ragstone.release import Record, Release, canonical
-from ragstone.show import Show, Silence
+from ragstone.show import Advance, Show, Silence
 from ragstone.store import Store
 
 if TYPE_CHECKING:
@@ -38,24 +39,28 @@ if TYPE_CHECKING:
 RAW = "raw"
 
 
-def store_of_raw(destination: str) -> str:
-    """The store's URL from that of its `raw/` folder: what `ragstone cp` is given.
+def store_of_raw(destination: str, project_store: str = "") -> str:
+    """The store's URL from that of its `raw/` folder: what `ragstone cp` is given. Options that it lacks are the project's, for its bucket.
 
-    >>> store_of_raw("oss://bucket/raw/")
-    'oss://bucket'
+    >>> store_of_raw("oss://bucket/raw/", "oss://bucket/prefix?region=cn-hangzhou")
+    'oss://bucket?region=cn-hangzhou'
     """
-    store, _, last = destination.rstrip("/").rpartition("/")
+    place, _, options = destination.partition("?")
+    store, _, last = place.rstrip("/").rpartition("/")
     if last != RAW:
-        raise CorpusError(f"{destination} is not the {RAW}/ folder of a store", f"ragstone cp -r ./data {destination.rstrip('/')}/{RAW}/")
-    return store
+        raise CorpusError(f"{destination} is not the {RAW}/ folder of a store", f"ragstone cp -r ./data {place.rstrip('/')}/{RAW}/")
+    known, _, known_options = project_store.partition("?")
+    if not options and known.split("/")[:3] == place.split("/")[:3]:
+        options = known_options
+    return f"{store}?{options}" if options else store
 
 
-def stage(settings: Settings, store: Store, show: Show) -> Listing:
-    """The listing of the source folder, all its content in the store."""
+def stage(settings: Settings, store: Store, show: Show, *, delete: bool = True) -> Listing:
+    """The listing of the source folder, all its content in the store; without `delete`, beside what was staged before."""
     from ragstone.corpus import stage as staging
 
     with show.bar("stage") as advance:
-        listing = staging.stage(store, settings.folder / settings.project.source, advance)
+        listing = staging.stage(store, settings.folder / settings.project.source, _paced(advance), delete=delete)
     done = listing.summary
     show.say(f"stage     copied {done.copied}, skipped {done.skipped}, deleted {done.deleted}")
     return listing
@@ -413,6 +418,16 @@ def _open_index(store: Store, digest: str) -> Index:
     from ragstone.index import local
 
     return local.open(stores.fetch(store, f"indexes/{digest}"), digest)
+
+
+def _paced(advance: Advance) -> Callable[[int, int], None]:
+    """Reports bytes to a bar, with how fast they were done."""
+    began = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        advance(done, total, f"{done / 1e6 / max(time.monotonic() - began, 0.001):.1f} MB/s")
+
+    return report
 
 
 def groups(settings: Settings) -> tuple[str, ...]:

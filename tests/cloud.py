@@ -1,4 +1,6 @@
-"""PAI-DLC and OSS on loopback, as far as `ragstone.train.pai` speaks to them. It checks every signature with an implementation of its own.
+"""PAI-DLC and OSS on loopback, as far as `ragstone.train.pai` and `ragstone.store.oss` speak to them.
+
+It checks every signature with an implementation of its own.
 
 Objects are files below a folder, so a job's "mounted" folder is that folder, and a job is run for real: the command of CreateJob, in a
 process of its own. What it can't show is that the real services accept the values.
@@ -116,6 +118,8 @@ class Cloud:
         self.nonces: set[str] = set()
         self.parts: dict[str, dict[int, bytes]] = {}
         self.wrong_crc = False
+        self.versioning = ""
+        self.notes: dict[Path, dict[str, str]] = {}
         self.lock = threading.RLock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
 
@@ -133,6 +137,10 @@ class Cloud:
         }
         given |= {"endpoint": self.endpoint, "oss_endpoint": self.endpoint, "poll": "0.05", **options}
         return "pai://4211?" + "&".join(f"{name}={quote(value)}" for name, value in given.items())
+
+    def store(self, bucket: str = "bucket") -> str:
+        """The URL of a store in a bucket of this cloud."""
+        return f"oss://{bucket}/a/store?region={REGION}&endpoint={self.endpoint}"
 
     def jobs(self) -> list[Path]:
         """The job folders in the bucket."""
@@ -269,24 +277,60 @@ class Cloud:
         self._verify_oss4(method, target, headers)
         parts = urlsplit(target)
         path, query = self.root / unquote(parts.path).lstrip("/"), dict(parse_qsl(parts.query, keep_blank_values=True))
+        bucket = self.root / unquote(parts.path).strip("/").partition("/")[0]
         with self.lock:
+            if not bucket.is_dir():
+                raise Refused(404, "NoSuchBucket", "The specified bucket does not exist.")
+            if "list-type" in query:
+                return 200, {}, self._listed(bucket, query)
+            if "versioning" in query:
+                status = self.versioning and f"<Status>{self.versioning}</Status>"
+                return 200, {}, f"<VersioningConfiguration>{status}</VersioningConfiguration>".encode()
             if method in ("GET", "HEAD"):
-                return self._read(path, headers.get("range", ""))
+                return self._read(path, headers)
             if method == "DELETE":
-                self.parts.pop(query["uploadId"], None)
-                return 204, {}, b""
-            if "uploads" in query:
-                self.parts[str(path)] = {}
-                return 200, {}, f"<InitiateMultipartUploadResult><UploadId>{path}</UploadId></InitiateMultipartUploadResult>".encode()
-            if "partNumber" in query:
-                self.parts[query["uploadId"]][int(query["partNumber"])] = body
-                return 200, self._sums(body), b""
-            if "uploadId" in query:
-                body = b"".join(part for _, part in sorted(self.parts.pop(query["uploadId"]).items()))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(body)
-            answer = b"<CompleteMultipartUploadResult/>" if "uploadId" in query else b""
-            return 200, self._sums(body), answer
+                return self._delete(path, query)
+            return self._write(path, query, headers, body)
+
+    def _listed(self, bucket: Path, query: Mapping[str, str]) -> bytes:
+        """ListObjectsV2: a page of the keys, in the order of their bytes."""
+        paths = {path.relative_to(bucket).as_posix(): path for path in bucket.rglob("*") if path.is_file()}
+        keys = sorted((key for key in paths if key.startswith(query.get("prefix", ""))), key=str.encode)
+        after = query.get("continuation-token", "").encode()
+        left = [key for key in keys if key.encode() > after]
+        page = left[: int(query.get("max-keys", 100))]
+        more = f"<NextContinuationToken>{quote(page[-1])}</NextContinuationToken>" if len(page) < len(left) else ""
+        found = "".join(f"<Contents><Key>{quote(key)}</Key><Size>{paths[key].stat().st_size}</Size></Contents>" for key in page)
+        truncated = f"<IsTruncated>{str(bool(more)).lower()}</IsTruncated>"
+        return f"<ListBucketResult><EncodingType>url</EncodingType>{truncated}{more}{found}</ListBucketResult>".encode()
+
+    def _delete(self, path: Path, query: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
+        if "uploadId" in query:
+            self.parts.pop(query["uploadId"], None)
+        else:
+            path.unlink(missing_ok=True)
+        return 204, {}, b""
+
+    def _write(
+        self, path: Path, query: Mapping[str, str], headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        if "uploads" in query:
+            self.parts[str(path)] = {}
+            return 200, {}, f"<InitiateMultipartUploadResult><UploadId>{path}</UploadId></InitiateMultipartUploadResult>".encode()
+        if "uploadId" in query and query["uploadId"] not in self.parts:
+            raise Refused(404, "NoSuchUpload", "The specified upload does not exist.")
+        if "partNumber" in query:
+            self.parts[query["uploadId"]][int(query["partNumber"])] = body
+            return 200, self._sums(body), b""
+        if headers.get("x-oss-forbid-overwrite") == "true" and path.exists() and not self.versioning:
+            raise Refused(409, "FileAlreadyExists", "The object you specified already exists and can not be overwritten.")
+        if "uploadId" in query:
+            body = b"".join(part for _, part in sorted(self.parts.pop(query["uploadId"]).items()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        self.notes[path] = {name: value for name, value in headers.items() if name.startswith("x-oss-meta-")}
+        answer = b"<CompleteMultipartUploadResult/>" if "uploadId" in query else b""
+        return 200, self._sums(body), answer
 
     def _verify_oss4(self, method: str, target: str, headers: Mapping[str, str]) -> None:
         pattern = r"OSS4-HMAC-SHA256 Credential=([^/]+)/([^,]+)(?:,AdditionalHeaders=([^,]+))?,Signature=(\w+)"
@@ -303,15 +347,23 @@ class Cloud:
         if not hmac.compare_digest(expected, signature):
             raise Refused(403, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided.")
 
-    def _read(self, path: Path, span: str) -> tuple[int, dict[str, str], bytes]:
+    def _read(self, path: Path, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
+        """The object or a part of it. A range that leaves the object is answered with all of it, unless the standard is asked for."""
         if not path.is_file():
             raise Refused(404, "NoSuchKey", "The specified key does not exist.")
         content = path.read_bytes()
         told = self._sums(content) | {"content-type": "application/octet-stream", "last-modified": "Wed, 25 Nov 2026 20:00:00 GMT"}
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", span)
+        told |= self.notes.get(path, {})
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
         if asked is None:
             return 200, told, content
-        first, last = int(asked[1]), int(asked[2])
+        first, last = int(asked[1]), int(asked[2] or len(content) - 1)
+        if headers.get("x-oss-range-behavior") == "standard":
+            if first >= len(content):
+                raise Refused(416, "InvalidRange", "The requested range cannot be satisfied")
+            last = min(last, len(content) - 1)
+        elif last >= len(content) or first > last:
+            return 200, told, content
         return 206, told | {"content-range": f"bytes {first}-{last}/{len(content)}"}, content[first : last + 1]
 
     def _sums(self, content: bytes) -> dict[str, str]:
@@ -322,6 +374,7 @@ class Cloud:
 @contextmanager
 def running(root: Path) -> Iterator[Cloud]:
     """A cloud that answers while the block runs."""
+    (root / "bucket").mkdir(parents=True, exist_ok=True)
     cloud = Cloud(root)
     threading.Thread(target=cloud.server.serve_forever, args=(0.05,), daemon=True).start()
     try:

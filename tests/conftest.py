@@ -1,12 +1,19 @@
 """What many tests need: a project folder of its own, and documents that we wrote."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ragstone import config
 from ragstone.config import Settings
+from tests import gateway
+from tests.gateway import Gateway
+
+if TYPE_CHECKING:
+    from tests.cloud import Cloud
 
 # Alibaba's SDK reads its environment when it is imported, and without keys there asks a metadata service on the network for some. No
 # test may reach an account or that service: what the machine has set goes before anything is imported, and the rest of the chain is off.
@@ -17,6 +24,10 @@ os.environ |= {
     "ALIBABA_CLOUD_CLI_PROFILE_DISABLED": "true",
     "ALIBABA_CLOUD_CREDENTIALS_FILE": os.devnull,
 }
+# The same for AWS: its chain reads the environment at each call, and ends at a metadata service, which is now a port where none listens.
+for name in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[name]
+os.environ["AWS_METADATA_ENDPOINT"] = "http://127.0.0.1:9"
 
 MANUALS = {
     "pump.md": """# Feed pump
@@ -64,6 +75,23 @@ def manuals(tmp_path: Path) -> Path:
 def settings(tmp_path: Path) -> Settings:
     """The defaults, in a project folder of this test."""
     return config.override(config.load(tmp_path, {}), "corpus")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A real S3 server on this machine."""
+    with gateway.running(tmp_path_factory.mktemp("s3") / "buckets") as running:
+        yield running
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Cloud]":
+    """OSS on this machine, and keys for it."""
+    from tests import cloud
+
+    cloud.keys(monkeypatch)
+    with cloud.running(tmp_path / "cloud") as running:
+        yield running
 
 
 def write_manuals(folder: Path) -> Path:

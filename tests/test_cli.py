@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway import Gateway
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -53,9 +55,25 @@ def test_cp_is_stage_under_the_seeds_spelling(tmp_path: Path, manuals: Path) -> 
     assert "copied 0 files" in ragstone(tmp_path, "cp", str(manuals), f"file://{tmp_path}/store/raw/", "--recursive").stderr
 
 
+def test_cp_forgets_what_is_gone_only_when_asked(tmp_path: Path, manuals: Path) -> None:
+    raw = f"file://{tmp_path}/store/raw/"
+    ragstone(tmp_path, "cp", "-r", str(manuals), raw)
+    (manuals / "valve.md").unlink()
+    assert "deleted 0 files" in ragstone(tmp_path, "cp", "-r", str(manuals), raw).stderr
+    assert "deleted 1 file " in ragstone(tmp_path, "cp", "-r", "--delete", str(manuals), raw).stderr
+
+
+def test_cp_goes_into_a_bucket_with_the_options_of_the_projects_own_store(tmp_path: Path, manuals: Path, s3: Gateway) -> None:
+    place, _, options = s3.url().partition("?")
+    (tmp_path / "ragstone.toml").write_text(f'[project]\nstore = "{place}?{options}"\n')
+    assert "copied 4 files" in ragstone(tmp_path, "cp", "-r", str(manuals), f"{place}/raw/").stderr
+    assert "copied 0 files (0.0 MB), skipped 4 files" in ragstone(tmp_path, "cp", "-r", str(manuals), f"{place}/raw/?{options}").stderr
+    assert "4 documents" in ragstone(tmp_path, "snapshot").stderr
+
+
 def test_a_scheme_without_its_connector_says_what_there_is(tmp_path: Path, manuals: Path) -> None:
-    done = ragstone(tmp_path, "cp", "-r", str(manuals), "oss://bucket/raw/", status=1)
-    assert "no store connector for 'oss'" in done.stderr
+    done = ragstone(tmp_path, "cp", "-r", str(manuals), "gs://bucket/raw/", status=1)
+    assert "no store connector for 'gs': there is file, oss, s3" in done.stderr
 
 
 def test_a_key_is_shown_once_and_can_be_revoked(tmp_path: Path) -> None:

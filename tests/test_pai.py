@@ -51,7 +51,7 @@ def bucket(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def finished(cloud: Cloud, bucket: Path) -> Cloud:
     """The cloud with a copy of that bucket, and no memory of who ran the job."""
-    shutil.copytree(bucket, cloud.root / "bucket")
+    shutil.copytree(bucket, cloud.root / "bucket", dirs_exist_ok=True)
     return cloud
 
 

@@ -287,6 +287,9 @@ def test_groups_of_the_settings_reach_the_chunks(settings: Settings, opened: Sto
 
 def test_cp_names_the_store_by_its_raw_folder() -> None:
     assert project.store_of_raw("file:///srv/store/raw") == "file:///srv/store"
+    assert project.store_of_raw("s3://b/x/raw/?region=r", "s3://b/y?region=other") == "s3://b/x?region=r"
+    assert project.store_of_raw("s3://b/x/raw/", "s3://b/y?region=r") == "s3://b/x?region=r"
+    assert project.store_of_raw("s3://b/x/raw/", "s3://another?region=r") == "s3://b/x"
     with pytest.raises(CorpusError, match="is not the raw/ folder"):
         project.store_of_raw("file:///srv/store/documents")
 

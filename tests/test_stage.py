@@ -103,6 +103,16 @@ def test_a_deletion_is_found_and_the_old_content_stays_for_old_snapshots(store: 
     assert store.get(blob(before.files["a.md"].sha256)) == b"alpha"
 
 
+def test_without_delete_what_is_gone_from_the_folder_stays_staged(store: Store, source: Path) -> None:
+    before = stage(store, source)
+    (source / "a.md").unlink()
+    (source / "new.md").write_text("new")
+    after = stage(store, source, delete=False)
+    assert sorted(after.files) == ["a.md", "deep/er/b.txt", "new.md"]
+    assert after.files["a.md"] == before.files["a.md"]
+    assert after.summary.deleted == Count()
+
+
 def test_a_touched_file_is_read_but_not_copied(store: Store, source: Path) -> None:
     stage(store, source)
     os.utime(source / "a.md", ns=(OLD, OLD))

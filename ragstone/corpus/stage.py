@@ -92,8 +92,8 @@ Outcome = tuple[str, File | Failure, Summary]
 """A file's name, what became of it, and what that took."""
 
 
-def stage(store: Store, source: Path | str, progress: Progress | None = None) -> Listing:
-    """The listing of `source` as it is now, with every file's content in the store.
+def stage(store: Store, source: Path | str, progress: Progress | None = None, *, delete: bool = True) -> Listing:
+    """The listing of `source` as it is now, with every file's content in the store. Without `delete` it keeps what is gone from `source`.
 
     A file of the same size and modification time as in the last listing is not read again; an unchanged folder makes no new
     listing. Hidden files are skipped; what can't be read, and links that leave the folder, are in the listing's `failures`.
@@ -105,9 +105,10 @@ def stage(store: Store, source: Path | str, progress: Progress | None = None) ->
     stored = {stat.key: stat.size for stat in store.list(BLOBS)}  # one listing instead of a question per file
     found, failures = _walk(root)
     total = sum(status.st_size for _, status in found.values())
-    summary = Summary(deleted=_count(known[name] for name in known.keys() - found.keys()))
+    gone = {name: known[name] for name in known.keys() - found.keys()}
+    summary = Summary(deleted=_count(gone.values())) if delete else Summary()
     done = 0
-    files: dict[str, File] = {}
+    files: dict[str, File] = {} if delete else gone
     for name, outcome, step in _files(store, stored, known, found):
         if isinstance(outcome, File):
             files[name] = outcome

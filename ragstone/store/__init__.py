@@ -6,23 +6,16 @@ files (a snapshot, a model, an index) is published with its `manifest.json` last
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from ragstone import manifest
 from ragstone.connect import connector
-from ragstone.errors import Conflict, NotFound, StoreError
-
-
-@dataclass(frozen=True)
-class Stat:
-    """One object: its key and its size in bytes."""
-
-    key: str
-    size: int
+from ragstone.errors import Conflict, NotFound
+from ragstone.key import Stat as Stat
+from ragstone.manifest import sha256 as sha256
 
 
 class Store(Protocol):
@@ -52,7 +45,7 @@ class Store(Protocol):
         """Remove the object; no error when there is none."""
 
     def folder(self, prefix: str) -> Path:
-        """A local folder holding the files of a published `prefix`: its own for files, a verified copy for remote stores."""
+        """A local folder holding the files of a published `prefix`, each checked: its own for files, a copy in the cache for buckets."""
 
 
 def connect(url: str) -> Store:
@@ -70,19 +63,16 @@ def publish(store: Store, prefix: str, folder: Path) -> None:
     """
     if published(store, prefix):
         return
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    entries = {path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)} for path in files}
-    for path in files:
-        store.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
-    try:
-        store.create(f"{prefix}/manifest.json", json.dumps({"files": entries}, indent=1, sort_keys=True).encode())
-    except Conflict:
-        return  # another process published the same content first
+    data = manifest.write(folder)
+    for name in manifest.Manifest(data, prefix, store.url).files:
+        store.put(f"{prefix}/{name}", folder / name)
+    with suppress(Conflict):  # another process published the same content first
+        store.create(f"{prefix}/{manifest.NAME}", data)
 
 
 def published(store: Store, prefix: str) -> bool:
     """Whether `prefix` was published whole."""
-    return store.stat(f"{prefix}/manifest.json") is not None
+    return store.stat(f"{prefix}/{manifest.NAME}") is not None
 
 
 def fetch(store: Store, prefix: str) -> Path:
@@ -92,19 +82,4 @@ def fetch(store: Store, prefix: str) -> Path:
     """
     if not published(store, prefix):
         raise NotFound(f"{store.url} holds no {prefix}", "ragstone release list")
-    folder = store.folder(prefix)
-    entries: dict[str, dict[str, str | int]] = json.loads(store.get(f"{prefix}/manifest.json"))["files"]
-    mend = f"remove {prefix} from the store, then: ragstone up"
-    for name, entry in entries.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["size"]:
-            raise StoreError(f"{prefix}/{name} is missing or cut short in {store.url}", mend)
-        if sha256(path) != entry["sha256"]:
-            raise StoreError(f"{prefix}/{name} is not what was published to {store.url}: its SHA-256 differs", mend)
-    return folder
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return store.folder(prefix)

@@ -11,11 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from ragstone.errors import Conflict, NotFound, StoreError
+from ragstone.key import checked
+from ragstone.manifest import NAME, Manifest
 from ragstone.store import Stat
 
 TEMPORARY = ".tmp-"
@@ -93,13 +95,13 @@ class FileStore:
         self._path(key).unlink(missing_ok=True)
 
     def folder(self, prefix: str) -> Path:
-        return self._path(prefix.removesuffix("/"))
+        prefix = prefix.removesuffix("/")
+        folder = self._path(prefix)
+        Manifest(self.get(f"{prefix}/{NAME}"), prefix, self.url).check(folder)
+        return folder
 
     def _path(self, key: str) -> Path:
-        pure = PurePosixPath(key)
-        if key in ("", ".") or str(pure) != key or pure.is_absolute() or ".." in pure.parts or "\0" in key:
-            raise StoreError(f"{key!r} is not a key: a relative path without '..', '.' and empty parts is")
-        return self.root / pure
+        return self.root / checked(key)
 
     def _write(self, target: Path, data: bytes | Path) -> Path:
         """The data in a synced temporary file beside `target`; a full disk leaves nothing behind."""

@@ -23,23 +23,20 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import alibabacloud_oss_v2 as oss
 from alibabacloud_credentials.client import Client as Credentials
 from alibabacloud_credentials.exceptions import CredentialException
-from alibabacloud_oss_v2.crc import Crc64
-from alibabacloud_oss_v2.credentials import Credentials as Keys
 from alibabacloud_oss_v2.credentials import CredentialsProviderFunc
-from alibabacloud_oss_v2.exceptions import BaseError, CredentialsBaseError, ServiceError
+from alibabacloud_oss_v2.exceptions import BaseError, ServiceError
 from alibabacloud_pai_dlc20201203 import models as dlc
 from alibabacloud_pai_dlc20201203.client import Client
 from alibabacloud_tea_openapi.exceptions import AlibabaCloudException
 from alibabacloud_tea_openapi.utils_models import Config
 from Tea.exceptions import UnretryableException
 
-from ragstone import job
+from ragstone import alibaba, job
 from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError, TrainError
 from ragstone.train import MEMORY, Progress, Recipe, Report, Trainer
 
 log = logging.getLogger("ragstone.train")
-logging.getLogger("credentials").setLevel(logging.CRITICAL)  # the SDK prints a traceback for each place without keys; the error has them
 
 JOB, RAW = "/mnt/job", "/mnt/raw"
 FRAMEWORKS = {"pytorch": "PyTorchJob"}
@@ -53,7 +50,6 @@ OVERLAP = timedelta(minutes=1)
 LAST = 20
 """Lines of the job's log in a message."""
 AGAIN = "give the same command again: it finds the job and goes on"
-REFUSED = "set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET, or `aliyun configure`, for a user who may do this"
 FAILURES = (AlibabaCloudException, UnretryableException, BaseError, CredentialException)
 
 
@@ -327,7 +323,7 @@ class _Bucket:
         settings = oss.config.load_default()
         settings.region = place.region
         settings.endpoint = place.oss_endpoint or None
-        settings.credentials_provider = CredentialsProviderFunc(lambda: _keys(credentials))
+        settings.credentials_provider = CredentialsProviderFunc(lambda: alibaba.keys(credentials))
         self.client = oss.Client(settings)
 
     def uri(self, name: str) -> str:
@@ -342,7 +338,7 @@ class _Bucket:
                 with self.client.get_object(asked).body as body:
                     done = body.read()
             except BaseError as error:
-                if not _absent(error):
+                if not alibaba.absent(error):
                     raise
                 return []
         return job.candidates(done, self.digest, self.uri(job.DONE))
@@ -361,10 +357,10 @@ class _Bucket:
         try:
             there = self.client.head_object(oss.HeadObjectRequest(bucket=self.place.bucket, key=f"{self.folder}/{name}"))
         except BaseError as error:
-            if not _absent(error):
+            if not alibaba.absent(error):
                 raise
             return False
-        return int(there.content_length or 0) == path.stat().st_size and int(there.hash_crc64 or 0) == _crc(path)
+        return int(there.content_length or 0) == path.stat().st_size and int(there.hash_crc64 or 0) == alibaba.crc(path)
 
     def fetch(self, candidate: job.Candidate, work: Path) -> Path:
         """The folder below `work` with a candidate in it, each file checked against `done.json`."""
@@ -400,20 +396,6 @@ def _server(endpoint: str) -> tuple[str, str]:
     return protocol or "https", host.strip("/")
 
 
-def _keys(credentials: Credentials) -> Keys:
-    """The chain's keys, asked for at each call: those of a role expire."""
-    now = credentials.get_credential()
-    return Keys(now.access_key_id, now.access_key_secret, now.security_token)
-
-
-def _crc(path: Path) -> int:
-    crc = Crc64(0)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            crc.update(block)
-    return int(crc.sum64())
-
-
 def _report(lines: Sequence[str], progress: Report, step: int) -> int:
     """The last step that was reported: those of `lines` that are new are, each once."""
     for line in lines:
@@ -446,35 +428,21 @@ def _asking(what: str, hint: str = "") -> Iterator[None]:
         raise TrainError(f"{what}: {_told(error)}", hint or _hint(error)) from error
 
 
-def _root(error: BaseException) -> BaseException:
-    """The first cause: the SDKs wrap it up to three times."""
-    inner = getattr(error, "inner_exception", None) or (error.unwrap() if hasattr(error, "unwrap") else None)
-    return _root(inner) if isinstance(inner, BaseException) else error
-
-
-def _absent(error: BaseException) -> bool:
-    """Whether it says that there is no such object. The answer to a HEAD has no body, and so no code of its own."""
-    root = _root(error)
-    return isinstance(root, ServiceError) and root.status_code == 404 and root.code in ("NoSuchKey", "BadErrorResponse")
-
-
 def _told(error: BaseException) -> str:
     """What the service says, by its code and message alone: the rest of an answer repeats the request, and with it who signed."""
-    root = _root(error)
+    root = alibaba.root(error)
     if isinstance(root, AlibabaCloudException | ServiceError):
         return f"{root.code}: {root.message}"
     return str(root) or type(root).__name__
 
 
 def _hint(error: BaseException) -> str:
-    root = _root(error)
-    refused = isinstance(root, CredentialException | CredentialsBaseError) or getattr(root, "status_code", 0) in (401, 403)
-    return REFUSED if refused else AGAIN
+    return alibaba.REFUSED if alibaba.refused(error) else AGAIN
 
 
 def _passes(error: BaseException) -> bool:
     """Whether asking again may help: no connection, a server's own fault, too many requests."""
-    root = _root(error)
+    root = alibaba.root(error)
     if isinstance(root, AlibabaCloudException):
         return int(root.status_code or 0) >= 500 or int(root.status_code or 0) == 429 or "Throttling" in str(root.code)
     return not isinstance(root, CredentialException)

@@ -12,15 +12,18 @@ import pytest
 from ragstone.errors import Conflict, NotFound, StoreError
 from ragstone.store import Stat, Store, connect, fetch, publish, published
 
-CONNECTORS: dict[str, Callable[[Path], str]] = {
-    "file": lambda folder: f"file://{folder / 'store'}",
+CONNECTORS: dict[str, Callable[[pytest.FixtureRequest, Path], str]] = {
+    "file": lambda request, folder: f"file://{folder / 'store'}",
+    "oss": lambda request, folder: request.getfixturevalue("cloud").store(),
+    "s3": lambda request, folder: request.getfixturevalue("s3").url(),
 }
 """Scheme -> the URL of an empty store, given an empty folder."""
 
 
 @pytest.fixture(params=CONNECTORS)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return connect(CONNECTORS[request.param](tmp_path))
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("RAGSTONE_CACHE", str(tmp_path / "cache"))
+    return connect(CONNECTORS[request.param](request, tmp_path))
 
 
 def test_what_is_put_is_read_back(store: Store) -> None:
@@ -190,6 +193,12 @@ def test_a_published_file_that_was_altered_is_an_error_even_at_the_same_size(sto
     publish(store, "models/x", tmp_path)
     store.put("models/x/one", b"124")
     with pytest.raises(StoreError, match=r"models/x/one is not what was published"):
+        fetch(store, "models/x")
+
+
+def test_a_manifest_that_names_a_file_outside_is_an_error(store: Store) -> None:
+    store.put("models/x/manifest.json", b'{"files": {"../../outside": {"size": 1, "sha256": "0"}}}')
+    with pytest.raises(StoreError, match=r"models/x/manifest\.json .* is no manifest"):
         fetch(store, "models/x")
 
 

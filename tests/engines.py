@@ -21,7 +21,9 @@ import sys
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import pytest
 import urllib3
 
 from ragstone import config
@@ -55,11 +57,11 @@ def up() -> str:
     home = _home()
     if not _runs(home):
         _start(home, _java(), _free_port())
-    url = (home / "url").read_text()
-    health = urllib3.request("GET", f"{url}/_cluster/health?wait_for_status=yellow", retries=_patience(), timeout=60)
+    node = (home / "url").read_text()
+    health = urllib3.request("GET", f"{node}/_cluster/health?wait_for_status=yellow", retries=_patience(), timeout=60)
     if health.status != 200:
-        raise Missing(f"the node at {url} answers {health.status}; its log is {home / 'node.log'}")
-    return url
+        raise Missing(f"the node at {node} answers {health.status}; its log is {home / 'node.log'}")
+    return node
 
 
 def down() -> None:
@@ -72,6 +74,14 @@ def down() -> None:
     os.kill(pid, signal.SIGTERM)
     select.select([gone], [], [], 60)
     os.close(gone)
+
+
+def url(name: str) -> str:
+    """`index.url` for indexes of this name in the node that tests were given; skips the test when they were given none."""
+    node = os.environ.get(URL)
+    if not node:
+        pytest.skip(f"no OpenSearch node: {URL} is not set; make engines starts one")
+    return f"opensearch://{urlsplit(node).netloc}/{name}"
 
 
 def _folder() -> Path:
@@ -101,7 +111,9 @@ def _download(artifact: str, folder: Path) -> Path:
     maven = shutil.which("mvn")
     if maven is None:
         raise Missing("there is no mvn on the PATH")
-    done = subprocess.run([maven, "-q", "-B", MAVEN, f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [maven, "-q", "-B", MAVEN, f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"], capture_output=True, text=True
+    )
     if done.returncode:
         raise Missing(f"Maven can't get {artifact}: {next(iter(re.findall('ERROR. (.*)', done.stdout)), done.stderr)[:300]}")
     _, name, version, _ = artifact.split(":")
@@ -181,8 +193,8 @@ def _root() -> bool:
     return os.geteuid() == 0
 
 
-def _test(url: str) -> int:
-    environment = {**os.environ, URL: url}
+def _test(node: str) -> int:
+    environment = {**os.environ, URL: node}
     return subprocess.run([sys.executable, "-m", "pytest", *TESTS], env=environment).returncode
 
 
@@ -191,15 +203,15 @@ def main(arguments: list[str]) -> int:
         down()
         return 0
     try:
-        url = up()
+        node = up()
     except Missing as error:
         print(f"SKIPPED: no OpenSearch node: {error}", file=sys.stderr)
         return 0
     if arguments == ["up"]:
-        print(url)
+        print(node)
         return 0
     try:
-        return _test(url)
+        return _test(node)
     finally:
         down()
 

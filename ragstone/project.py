@@ -193,9 +193,23 @@ def build(settings: Settings, store: Store, show: Show) -> Release:
     if release.id in _rolled_back(records):
         show.say(f"release   {release.id} was rolled back and stays so; to put it in force: ragstone release promote {release.id}")
         return releases.load(store, records[-1].release)
-    releases.promote(store, settings.project.channel, release.id, after=records[-1].number if records else 0)
+    point(settings, store, releases.promote(store, settings.project.channel, release.id, after=records[-1].number if records else 0), show)
     show.say(f"release   {release.id} is in force on {settings.project.channel}")
     return release
+
+
+def point(settings: Settings, store: Store, record: Record, show: Show) -> None:
+    """Tell an engine outside the store which of its indexes is in force on the channel; it is told, not asked, so a fault is only said."""
+    from ragstone import index as indexes
+
+    prefix = f"indexes/{releases.load(store, record.release).index}"
+    if not store.stat(f"{prefix}/{indexes.PLACE}"):
+        return
+    folder = stores.fetch(store, prefix)
+    try:
+        indexes.place(folder, settings.index).point(folder, record.channel)
+    except IndexingError as error:
+        show.say(f"index     the channel's alias stays where it was: {error.message}")
 
 
 def train(settings: Settings, store: Store, show: Show, *, promote: bool = True) -> Verdict:
@@ -353,7 +367,7 @@ def _put_in_force(settings: Settings, store: Store, snapshot: str, model: str, n
     record = releases.current(store, settings.project.channel)
     now = releases.load(store, record.release).snapshot if record else snapshot
     release = assemble(settings, store, now, model, note, show)
-    releases.promote(store, settings.project.channel, release.id, after=record.number if record else 0)
+    point(settings, store, releases.promote(store, settings.project.channel, release.id, after=record.number if record else 0), show)
     show.say(f"release   {release.id} is in force on {settings.project.channel}")
 
 

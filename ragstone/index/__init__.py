@@ -93,6 +93,9 @@ class Place(Protocol):
     def open(self, folder: Path, digest: str) -> Index:
         """The index that `build` made. Raises `IndexingError` when it is missing or damaged."""
 
+    def point(self, folder: Path, channel: str) -> None:
+        """Let the channel's name stand for this index where people outside look at it; nothing in Ragstone reads it."""
+
 
 def connect(settings: config.Index) -> Place:
     """The place that `index.url` names."""

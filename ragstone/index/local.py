@@ -80,6 +80,9 @@ class Folders:
     def open(self, folder: Path, digest: str) -> LocalIndex:
         return open(folder, digest)
 
+    def point(self, folder: Path, channel: str) -> None:
+        """The store's channel is the only name."""
+
 
 def connect(settings: config.Index) -> Folders:
     """The place of `index.url = "local"`."""

@@ -45,6 +45,9 @@ PAGE = 500
 REMEMBERED = 100_000
 """Terms whose rarity is kept in memory."""
 
+NONE = "_"
+"""What stands for no word: BM25 counts only documents that have the field, and the local index counts all. Nobody can ask for it."""
+
 COSINE = "1 + cosineSimilarity(params.vector, doc.vector)"
 """In the engine's script language; a score must not be below 0."""
 
@@ -85,31 +88,47 @@ class OpenSearch:
         self._check_blocks()
 
     def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        """Load the chunks and close the index to writing. One that died half way is gone on with: what is there is not sent again."""
+        """Load the chunks and close the index to writing. One that died half way is gone on with: what is there is not written again."""
         check(chunks, vectors)
         self.check()
         name = self._name(digest)
-        found = self._cluster.ask("GET", f"/{name}", missing=True)
-        if found is None:
-            self._cluster.ask("PUT", f"/{name}", _definition(vectors.shape[1], digest, self._options))
-        if found is None or not _whole(found[name]):
-            _check_writable(name, found)
-            self._fill(name, digest, chunks, vectors)
+        try:
+            self._make(name, digest, chunks, vectors)
+        except IndexingError:
+            if not _whole(self._found(name)):  # else another process was first to make it whole, which closed it to this one
+                raise
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PLACE).write_text(json.dumps({"url": self._url, "index": name}, indent=1), encoding="utf-8")
 
     def open(self, folder: Path, digest: str) -> OpenSearchIndex:
-        name = str(json.loads((folder / PLACE).read_text(encoding="utf-8"))["index"])
-        found = self._cluster.ask("GET", f"/{name}", missing=True)
-        if found is None:
-            lost = f"OpenSearch at {self._cluster.url} has no index {name}, which the store names"
+        name = _named(folder)
+        found = self._found(name)
+        if not _whole(found):
+            lost = f"OpenSearch at {self._cluster.url} has no whole index {name}, which the store names"
             raise IndexingError(lost, f"remove indexes/{digest} from the store, then: {LOST}")
-        if not _whole(found[name]):
-            raise IndexingError(f"the index {name} at {self._cluster.url} is not whole", LOST)
-        return OpenSearchIndex(digest, self._cluster, name, found[name]["mappings"]["_meta"], self._options)
+        return OpenSearchIndex(digest, self._cluster, name, found["mappings"]["_meta"], self._options)
+
+    def point(self, folder: Path, channel: str) -> None:
+        alias, name = f"{self._prefix}-{channel}", _named(folder)
+        moves = [{"remove": {"index": f"{self._prefix}-*", "alias": alias, "must_exist": False}}, {"add": {"index": name, "alias": alias}}]
+        self._cluster.ask("POST", "/_aliases", {"actions": moves})
 
     def _name(self, digest: str) -> str:
         return f"{self._prefix}-{re.sub('[^a-z0-9]+', '-', digest.lower())[:32]}"
+
+    def _found(self, name: str) -> Mapping[str, Any]:
+        """Settings and mappings of a physical index; nothing when there is none."""
+        found = self._cluster.ask("GET", f"/{name}", missing=True)
+        return found[name] if found else {}
+
+    def _make(self, name: str, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+        found = self._found(name)
+        if _whole(found):
+            return
+        if not found:
+            self._cluster.ask("PUT", f"/{name}", _definition(vectors.shape[1], digest, self._options))
+        _check_writable(name, found)
+        self._fill(name, digest, chunks, vectors)
 
     def _fill(self, name: str, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         self._set(name, {"blocks.write": None})
@@ -162,15 +181,12 @@ class OpenSearchIndex:
         allowed = [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
         terms = keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
         near, keyword = self._run(self._nearest(query, deep, allowed), _having(terms, limit, allowed))
-        found = sorted(near.keys() | keyword.keys())
-        if not found:
-            return []
         rest = sorted(near.keys() - keyword.keys())
-        exact, others = self._run(_cosines(query.vector, found), _having(terms, len(rest), [{"ids": {"values": rest}}]))
+        also = _having(terms, len(rest), [{"ids": {"values": rest}}])
+        exact, others = self._run(_cosines(query.vector, sorted(near.keys() | keyword.keys())), also)
         best = set(sorted(near, key=lambda id: (-exact[id], id))[:limit])
-        ceiling = sum(weight * rarity for weight, rarity in zip(terms.values(), self._rare(list(terms)), strict=True))
-        scores = {id: min(1.0, score / ceiling) for id, score in (keyword | others).items()}
-        return [Candidate(id, exact[id] - 1, scores.get(id, 0.0), id in best, id in keyword) for id in found if id in best or id in keyword]
+        scores = self._shares(keyword | others, terms)
+        return [Candidate(id, exact[id] - 1, scores.get(id, 0.0), id in best, id in keyword) for id in sorted(best | keyword.keys())]
 
     def chunks(self, ids: Sequence[str]) -> list[Chunk]:
         held = {id: source["chunk"] for id, source in self._sources(list(dict.fromkeys(ids)), ["chunk"])}
@@ -208,6 +224,8 @@ class OpenSearchIndex:
     def _run(self, *searches: Mapping[str, Any] | None) -> list[dict[str, float]]:
         """Id -> score for each search, in one request; nothing for a search that is None."""
         asked = [search for search in searches if search is not None]
+        if not asked:
+            return [{} for _ in searches]
         body = b"".join(b"{}\n" + packed({**search, "_source": False, "track_total_hits": False}) + b"\n" for search in asked)
         answers = iter(self._opened().lines(f"/{self._name}/_msearch", body)["responses"])
         return [{} if search is None else self._hits(next(answers)) for search in searches]
@@ -217,6 +235,11 @@ class OpenSearchIndex:
         if "error" in answer or answer["timed_out"] or answer["_shards"]["failed"]:
             raise IndexingError(f"OpenSearch can't search {self._name}: {reason(answer)}")
         return {hit["_id"]: float(hit["_score"]) for hit in answer["hits"]["hits"]}
+
+    def _shares(self, scores: Mapping[str, float], terms: Terms) -> dict[str, float]:
+        """BM25 as a share of its ceiling: the engine's own, without k1 + 1, is below 1 times the rarity of a term."""
+        ceiling = sum(weight * rarity for weight, rarity in zip(terms.values(), self._rare(list(terms)), strict=True)) if scores else 1.0
+        return {id: min(1.0, score / ceiling) for id, score in scores.items()}
 
     def _rare(self, terms: Sequence[tuple[str, str]]) -> list[float]:
         """The inverse document frequency of each term."""
@@ -233,7 +256,8 @@ class OpenSearchIndex:
         document = {field: " ".join(term for kind, term in terms if kind == field) for field in (WORDS, PAIRS)}
         asked = {"doc": document, "term_statistics": True, "positions": False, "offsets": False, "payloads": False}
         fields = self._opened().ask("POST", f"/{self._name}/_termvectors", asked)["term_vectors"]
-        return {(field, term): _rarity(fields.get(field, {}), term, self._size) for field, term in terms}
+        having = {(field, term): told.get("doc_freq", 0) for field in fields for term, told in fields[field]["terms"].items()}
+        return {term: keywords.rarity(self._size, having.get(term, 0)) for term in terms}
 
     def _sources(self, ids: Sequence[str], parts: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Those of the documents that are there, a page at a time."""
@@ -326,8 +350,10 @@ def _having(terms: Terms, limit: int, allowed: Sequence[Mapping[str, Any]]) -> d
     return {"size": limit, "query": {"bool": {"should": each, "minimum_should_match": 1, "filter": allowed}}}
 
 
-def _cosines(vector: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Any]:
+def _cosines(vector: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Any] | None:
     """The search that scores each of these chunks by 1 + its cosine."""
+    if not ids:
+        return None
     script = {"source": COSINE, "params": {"vector": np.asarray(vector, np.float32)}}
     return {"size": len(ids), "query": {"script_score": {"query": {"ids": {"values": ids}}, "script": script}}}
 
@@ -340,8 +366,8 @@ def _lines(chunks: Sequence[Chunk], vectors: Vectors) -> Iterator[bytes]:
         stems = reader.analyze(chunk.context)
         document = {
             "vector": np.ascontiguousarray(vectors[row], np.float32),
-            WORDS: " ".join(stems),
-            PAIRS: " ".join(keywords.pairs(stems)),
+            WORDS: " ".join(stems) or NONE,
+            PAIRS: " ".join(keywords.pairs(stems)) or NONE,
             "facets": facets.of(chunk),
             "chunk": asdict(chunk),
         }
@@ -356,23 +382,23 @@ def _check_version(url: str, told: Mapping[str, Any]) -> None:
         raise IndexingError(f"OpenSearch at {url} is {number}; {OLDEST}.0 or newer is needed")
 
 
-def _check_writable(name: str, found: Mapping[str, Any] | None) -> None:
-    blocks = found[name]["settings"]["index"].get("blocks", {}) if found else {}
+def _check_writable(name: str, found: Mapping[str, Any]) -> None:
+    blocks = found.get("settings", {}).get("index", {}).get("blocks", {})
     shut = [block for block in ("read_only", "read_only_allow_delete") if str(blocks.get(block)).lower() == "true"]
     if shut:
         full = f"the index {name} is half loaded and {shut[0]}: a disk of the cluster may be full"
         raise IndexingError(full, f"make room, then set index.blocks.{shut[0]} of {name} to null")
 
 
+def _named(folder: Path) -> str:
+    """The physical index that an index's folder names."""
+    return str(json.loads((folder / PLACE).read_text(encoding="utf-8"))["index"])
+
+
 def _whole(found: Mapping[str, Any]) -> bool:
     """Whether an index was loaded to its end: only then its mapping says how many chunks it has."""
-    meta = found["mappings"].get("_meta", {})
+    meta = found.get("mappings", {}).get("_meta", {})
     return "chunks" in meta and meta.get("format") == FORMAT
-
-
-def _rarity(field: Mapping[str, Any], term: str, size: int) -> float:
-    having = field.get("terms", {}).get(term, {}).get("doc_freq", 0)
-    return keywords.rarity(field.get("field_statistics", {}).get("doc_count", size), having)
 
 
 def _chunk(parts: Mapping[str, Any]) -> Chunk:

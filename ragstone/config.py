@@ -101,8 +101,9 @@ class Index:
     url: str = "local"
     """`local` is files in the store, `opensearch://host:9200/name` an OpenSearch cluster, where indexes have names that begin with it."""
     user: str = ""
+    """Who asks the cluster."""
     password: str = field(default="", repr=False)
-    """Who asks the engine; from RAGSTONE_INDEX_USER and RAGSTONE_INDEX_PASSWORD rather than the file."""
+    """Likewise; from RAGSTONE_INDEX_PASSWORD rather than the file."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ DEMO ?= demo
 DOCS ?=
 ASK ?=
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench engines clean
 
 demo: .venv/.ready
 	@$(RUN) examples/demo.py --folder "$(DEMO)" --docs "$(DOCS)" --ask "$(ASK)"
@@ -26,6 +26,10 @@ check: .venv/.ready
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	PYTHONPATH=. .venv/bin/python -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+# A real OpenSearch node on loopback, the tests that need one, and the node's end; skipped, with the reason, without Maven or Java.
+engines: .venv/.ready
+	@$(RUN) -m tests.engines
 
 bench: .venv/.ready
 	$(RUN) -m benchmarks

@@ -264,20 +264,26 @@ def release_diff(
 @releases.command("promote")
 def release_promote(name: Annotated[str, typer.Argument(help="A channel or a release id.")], channel: Channel = None) -> None:
     """Put a release in force: running servers take it without a restart."""
+    from ragstone import project
     from ragstone import release as rel
+    from ragstone.show import Terminal
 
     settings, store = _open()
     record = rel.promote(store, channel or settings.project.channel, rel.resolve(store, name))
+    project.point(settings, store, record, Terminal())
     print(f"{record.channel} {record.number}: {record.release}")
 
 
 @releases.command("rollback")
 def release_rollback(channel: Channel = None) -> None:
     """Put the release before the current one back in force; again goes back one more."""
+    from ragstone import project
     from ragstone import release as rel
+    from ragstone.show import Terminal
 
     settings, store = _open()
     record = rel.rollback(store, channel or settings.project.channel)
+    project.point(settings, store, record, Terminal())
     print(f"{record.channel} {record.number}: {record.release}")
 
 

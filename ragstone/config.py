@@ -99,6 +99,11 @@ class Index:
     """Where the index lives."""
 
     url: str = "local"
+    """`local` is files in the store, `opensearch://host:9200/name` an OpenSearch cluster, where indexes have names that begin with it."""
+    user: str = ""
+    """Who asks the cluster."""
+    password: str = field(default="", repr=False)
+    """Likewise; from RAGSTONE_INDEX_PASSWORD rather than the file."""
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragstone import release as releases
 from ragstone import store as stores
-from ragstone.config import AUTO, Settings
+from ragstone.config import AUTO, Settings, override
 from ragstone.corpus import PUBLIC, Chunk
-from ragstone.errors import Conflict, CorpusError, TrainError
+from ragstone.errors import Conflict, CorpusError, IndexingError, TrainError
 from ragstone.release import Record, Release, canonical
 from ragstone.show import Advance, Show, Silence
 from ragstone.store import Store
@@ -111,18 +111,20 @@ def pull(name: str, show: Show) -> Path:
 
 
 def index(settings: Settings, store: Store, snapshot: str, model: str, show: Show) -> str:
-    """The digest of the local index of a snapshot under a model. Only what the index in force does not hold is encoded."""
+    """The digest of the index of a snapshot under a model. Only what the index in force does not hold is encoded."""
     import numpy as np
 
     from ragstone import errands
+    from ragstone import index as indexes
     from ragstone import train as training
     from ragstone.corpus import snapshot as snapshots
     from ragstone.corpus.views import views
-    from ragstone.index import local
 
-    digest = hashlib.sha256(canonical([snapshot, model, local.FORMAT])).hexdigest()
+    place = indexes.connect(settings.index)
+    digest = _digest([snapshot, model, *place.identity])
     if stores.published(store, f"indexes/{digest}"):
         return digest
+    place.check()
     chunks = snapshots.load(store, snapshot).chunks
     known = _encoded(settings, store, model, chunks)
     fresh = [chunk for chunk in chunks if chunk.id not in known]
@@ -131,7 +133,7 @@ def index(settings: Settings, store: Store, snapshot: str, model: str, show: Sho
         encoded = training.mapper(settings.train.url).map(errands.passages, [stores.fetch(store, f"models/{model}")], seen, advance)
     known |= {chunk.id: vector for chunk, vector in zip(fresh, encoded, strict=True)}
     with _folder() as folder:
-        local.build(folder, chunks, np.stack([known[chunk.id] for chunk in chunks]))
+        place.build(folder, digest, chunks, np.stack([known[chunk.id] for chunk in chunks]))
         stores.publish(store, f"indexes/{digest}", folder)
     show.say(f"index     {len(chunks)} chunks, {len(fresh)} of them encoded, under model {model[:12]}")
     return digest
@@ -151,7 +153,7 @@ def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index
         return Calibration(tuple(json.loads(store.get(key))["coefficients"]))
     chunks = snapshots.load(store, snapshot).chunks
     own = [question.text for question in pairs.mine(chunks, seed=settings.train.seed).questions]
-    retriever = Retriever.of(_open_index(store, index), embedder, Calibration.default(), weights)
+    retriever = Retriever.of(_open_index(settings, store, index), embedder, Calibration.default(), weights)
     with show.bar("calibrate"):
         fit = calibration.fit(retriever, own, chunks, threshold=weights.similarity_threshold, groups=groups(settings))
     report = {"answered": fit.answered, "refused": fit.refused, "questions": fit.questions, "foreign": fit.foreign}
@@ -196,9 +198,23 @@ def build(settings: Settings, store: Store, show: Show) -> Release:
     if release.id in _rolled_back(records):
         show.say(f"release   {release.id} was rolled back and stays so; to put it in force: ragstone release promote {release.id}")
         return releases.load(store, records[-1].release)
-    releases.promote(store, settings.project.channel, release.id, after=records[-1].number if records else 0)
+    point(settings, store, releases.promote(store, settings.project.channel, release.id, after=records[-1].number if records else 0), show)
     show.say(f"release   {release.id} is in force on {settings.project.channel}")
     return release
+
+
+def point(settings: Settings, store: Store, record: Record, show: Show) -> None:
+    """Tell an engine outside the store which of its indexes is in force on the channel; it is told, not asked, so a fault is only said."""
+    from ragstone import index as indexes
+
+    prefix = f"indexes/{releases.load(store, record.release).index}"
+    if not store.stat(f"{prefix}/{indexes.PLACE}"):
+        return
+    folder = stores.fetch(store, prefix)
+    try:
+        indexes.place(folder, settings.index).point(folder, record.channel)
+    except IndexingError as error:
+        show.say(f"index     the channel's alias stays where it was: {error.message}")
 
 
 def train(settings: Settings, store: Store, show: Show, *, promote: bool = True) -> Verdict:
@@ -266,7 +282,7 @@ def retrieve(
 ) -> list[Hit]:
     """What a release (a channel or an id; None: the project's channel) finds for a question, best first, no threshold applied."""
     release = releases.load(store, releases.resolve(store, name or settings.project.channel))
-    return open_retriever(store, release).search(question, groups, top_k or int(release.retrieval["top_k"]))
+    return open_retriever(settings, store, release).search(question, groups, top_k or int(release.retrieval["top_k"]))
 
 
 def ask(settings: Settings, store: Store, question: str, groups: tuple[str, ...], name: str | None = None) -> Iterator[str]:
@@ -280,7 +296,7 @@ def ask(settings: Settings, store: Store, question: str, groups: tuple[str, ...]
 
     release = releases.load(store, releases.resolve(store, name or settings.project.channel))
     generators = {service: serve.connect(serve.deployed(store, service, settings)) for service in release.generator}
-    rag = local.connect(release, open_retriever(store, release), generators, settings.serve.context // settings.serve.slots)
+    rag = local.connect(release, open_retriever(settings, store, release), generators, settings.serve.context // settings.serve.slots)
     options = Options(sampling=Sampling(max_tokens=settings.serve.max_tokens, temperature=settings.serve.temperature))
     grounds = rag.prepare([Message("user", question)], Principal("local", "local", groups, 0, 0, 0), options)
 
@@ -299,11 +315,11 @@ def ask(settings: Settings, store: Store, question: str, groups: tuple[str, ...]
                 runner.run(generator.close())
 
 
-def open_retriever(store: Store, release: Release) -> Retriever:
+def open_retriever(settings: Settings, store: Store, release: Release) -> Retriever:
     """The search of a release, as it serves it."""
     from ragstone.retrieve import Calibration, Retriever
 
-    index, model = _open_index(store, release.index), open_model(store, release.model)
+    index, model = _open_index(settings, store, release.index), open_model(store, release.model)
     return Retriever.of(index, model, Calibration(release.calibration), release.weights)
 
 
@@ -333,7 +349,8 @@ def _try(
 
     work = _work(settings, snapshot, recipe)
     model = incumbent(settings, store, show)
-    indexed = index(settings, store, snapshot, model, show)
+    here = override(settings, "index", url="local")  # the workers of a trial get it as a folder
+    indexed = index(here, store, snapshot, model, show)
     in_force = trial.Incumbent(model, stores.fetch(store, f"models/{model}"), stores.fetch(store, f"indexes/{indexed}"))
     start = Base(settings.train.base, stores.fetch(store, f"models/{base(settings, store, show)}"))
     held = trial.Trial(settings, in_force, start, chunks, material, recipe, groups(settings))
@@ -355,7 +372,7 @@ def _put_in_force(settings: Settings, store: Store, snapshot: str, model: str, n
     record = releases.current(store, settings.project.channel)
     now = releases.load(store, record.release).snapshot if record else snapshot
     release = assemble(settings, store, now, model, note, show)
-    releases.promote(store, settings.project.channel, release.id, after=record.number if record else 0)
+    point(settings, store, releases.promote(store, settings.project.channel, release.id, after=record.number if record else 0), show)
     show.say(f"release   {release.id} is in force on {settings.project.channel}")
 
 
@@ -367,13 +384,13 @@ def _was_in_force(settings: Settings, store: Store, model: str) -> bool:
 
 def _encoded(settings: Settings, store: Store, model: str, chunks: Sequence[Chunk]) -> dict[str, NDArray[np.float32]]:
     """The vectors of chunks that the index in force holds under the same model, by id."""
-    from ragstone.index import local
-
     record = releases.current(store, settings.project.channel)
     release = releases.load(store, record.release) if record else None
     if release is None or release.model != model or not stores.published(store, f"indexes/{release.index}"):
         return {}
-    return local.open(stores.fetch(store, f"indexes/{release.index}"), release.index).encoded(chunks)
+    with suppress(IndexingError), closing(_open_index(settings, store, release.index)) as index:
+        return index.encoded(chunks)
+    return {}  # an engine that is gone must not keep its documents from being indexed elsewhere
 
 
 def _rolled_back(records: Sequence[Record]) -> set[str]:
@@ -414,10 +431,10 @@ def _report(settings: Settings, unusable: Sequence[Unusable], show: Show) -> Non
     show.say(f"labels    {text}")
 
 
-def _open_index(store: Store, digest: str) -> Index:
-    from ragstone.index import local
+def _open_index(settings: Settings, store: Store, digest: str) -> Index:
+    from ragstone import index as indexes
 
-    return local.open(stores.fetch(store, f"indexes/{digest}"), digest)
+    return indexes.open(stores.fetch(store, f"indexes/{digest}"), digest, settings.index)
 
 
 def _paced(advance: Advance) -> Callable[[int, int], None]:

@@ -57,7 +57,7 @@ def bench(folder: Path, url: str = "local") -> Iterator[Bench]:
         assert record
         made = release.load(at.store, record.release)
         generators = {name: serve.connect(serve.deployed(at.store, name, at.settings)) for name in made.generator}
-        rag = connector("rag", url).connect(made, project.open_retriever(at.store, made), generators)
+        rag = connector("rag", url).connect(made, project.open_retriever(at.settings, at.store, made), generators)
         yield Bench(rag, speaker, at, runner)
         for generator in generators.values():
             runner.run(generator.close())

@@ -18,11 +18,11 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from ragstone import access, serve, telemetry
+from ragstone import index as indexes
 from ragstone import release as records
 from ragstone import store as stores
 from ragstone.access import Verifier
 from ragstone.config import Settings
-from ragstone.connect import connector
 from ragstone.embedder import Embedder
 from ragstone.errors import RagstoneError, ReleaseError, RequestError
 from ragstone.index import Index
@@ -308,8 +308,7 @@ def _model(store: Store, digest: str) -> Embedder:
 
 
 def _index(store: Store, settings: Settings, digest: str) -> Index:
-    index: Index = connector("index", settings.index.url).open(stores.fetch(store, f"indexes/{digest}"), digest)
-    return index
+    return indexes.open(stores.fetch(store, f"indexes/{digest}"), digest, settings.index)
 
 
 async def _generator(settings: Settings) -> Generator:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ragstone import config
+from ragstone.connect import connector
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors as Vectors
+from ragstone.errors import IndexingError
+
+PLACE = "place.json"
+"""The file of an index's folder that says, for one outside the store, where it is: its `url` without credentials, and its name there."""
 
 BIGRAM_WEIGHT = 0.2
 """It lifted questions in a corpus' own phrases by .02 nDCG@10."""
@@ -63,3 +73,62 @@ class Index(Protocol):
 
     def close(self) -> None:
         """Release files and connections."""
+
+    def encoded(self, chunks: Sequence[Chunk]) -> dict[str, NDArray[np.float32]]:
+        """The unit vectors, by id, of those of the chunks that are in here with the same context: they need not be encoded again."""
+
+
+class Place(Protocol):
+    """Where indexes are built and opened: what a connector's `connect` gives."""
+
+    identity: tuple[object, ...]
+    """What of the place and of its format decides what an index is: part of its digest."""
+
+    def check(self) -> None:
+        """Raises `IndexingError` when an index can't be built here: before anything is encoded for it."""
+
+    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+        """Make the index of `chunks`, row by row with `vectors`; the fresh `folder` gets it, or where it is. Raises `IndexingError`."""
+
+    def open(self, folder: Path, digest: str) -> Index:
+        """The index that `build` made. Raises `IndexingError` when it is missing or damaged."""
+
+    def point(self, folder: Path, channel: str) -> None:
+        """Let the channel's name stand for this index where people outside look at it; nothing in Ragstone reads it."""
+
+
+def connect(settings: config.Index) -> Place:
+    """The place that `index.url` names."""
+    place: Place = connector("index", settings.url).connect(settings)
+    return place
+
+
+def place(folder: Path, settings: config.Index) -> Place:
+    """Where the index of this folder was built, whatever `index.url` is by now: a rollback finds the old one.
+
+    Credentials go to the address that the settings name, and to no other.
+    """
+    note = folder / PLACE
+    url = str(json.loads(note.read_text(encoding="utf-8"))["url"]) if note.exists() else "local"
+    if urlsplit(url)[:3] == urlsplit(settings.url)[:3]:
+        return connect(settings)
+    return connect(config.Index(url=url))
+
+
+def open(folder: Path, digest: str, settings: config.Index) -> Index:
+    """The index of a release. Raises `IndexingError` when it is missing or damaged."""
+    return place(folder, settings).open(folder, digest)
+
+
+def check(chunks: Sequence[Chunk], vectors: Vectors) -> None:
+    """Raises `IndexingError`, naming the chunk, when these can't be indexed: none, not as many vectors, a broken one, one id twice."""
+    if not chunks:
+        raise IndexingError("there are no chunks to index", "ragstone stage <folder>")
+    if vectors.ndim != 2 or len(vectors) != len(chunks):
+        raise IndexingError(f"{len(chunks)} chunks need as many vectors, not an array of shape {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise IndexingError(f"the vector of chunk {chunks[row].id!r} is not finite: the model is broken", "ragstone train")
+    twice = [id for id, count in Counter(chunk.id for chunk in chunks).items() if count > 1]
+    if twice:
+        raise IndexingError(f"chunk {twice[0]!r} is there twice")

@@ -7,14 +7,10 @@ Everything is opened at once: an index goes on working when its folder is remove
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
-import math
 import mmap
 import os
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -24,11 +20,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ragstone import config, facets, keywords
 from ragstone.analyser import analyser
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
-from ragstone.index import Candidate, Query
+from ragstone.facets import Wanted
+from ragstone.index import Candidate, Query, check
+from ragstone.keywords import Terms
 
 FORMAT = 2
 """Counts up with every change of the files or of how words are analysed; part of an index's digest."""
@@ -44,9 +43,6 @@ SAMPLE = 1024
 
 CEILING = 2.2
 """BM25 of a term is below this times its rarity: k1 + 1, tantivy's k1 being 1.2."""
-
-MAX_TERMS = 256
-"""Distinct words of a question that are searched; a longer one is a pasted text, of which the most repeated words are taken."""
 
 HEAP = 64 << 20
 """Bytes tantivy may buffer; a segment is written when they are full."""
@@ -65,17 +61,37 @@ META, IDS, VECTORS, CODES, CHUNKS, OFFSETS, FACETS, ROWS, WORDS = (
 
 ANALYSER = "english"
 
-Wanted = tuple[tuple[str, ...], ...]
-"""Kinds of facets; a chunk may be found if it has one of each kind."""
-
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 T = TypeVar("T")
 
 
+class Folders:
+    """Indexes as folders; the store keeps them."""
+
+    identity = (FORMAT,)
+
+    def check(self) -> None:
+        """A folder can always be made; `build` says when not."""
+
+    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+        build(folder, chunks, vectors)
+
+    def open(self, folder: Path, digest: str) -> LocalIndex:
+        return open(folder, digest)
+
+    def point(self, folder: Path, channel: str) -> None:
+        """The store's channel is the only name."""
+
+
+def connect(settings: config.Index) -> Folders:
+    """The place of `index.url = "local"`."""
+    return Folders()
+
+
 def build(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> None:
     """Write the index of `chunks`, row by row with `vectors`, into the fresh `folder`, synced to disk. Raises `IndexingError`."""
-    _check(chunks, vectors)
+    check(chunks, vectors)
     order = sorted(range(len(chunks)), key=lambda row: chunks[row].id.encode())
     chunks, vectors = [chunks[row] for row in order], np.ascontiguousarray(vectors[order], np.float32)
     try:
@@ -115,9 +131,9 @@ class LocalIndex:
         return len(self._opened()[2])
 
     def search(self, query: Query) -> list[Candidate]:
-        dense, words, table, facets = self._opened()
-        wanted = _wanted(query)
-        mask = facets.mask(wanted)
+        dense, words, table, places = self._opened()
+        wanted = facets.wanted(query.groups, query.filter)
+        mask = places.mask(wanted)
         if mask is not None and not mask.any():
             return []
         asked = words.asked(query.text, query.bigram_weight)
@@ -180,7 +196,7 @@ class _Dense:
 class _Asked:
     """What keyword search looks for: the stems and the pairs of a question with their weights, and the most that BM25 can give."""
 
-    terms: Mapping[tuple[str, str], float]
+    terms: Terms
     ceiling: float
 
 
@@ -200,10 +216,7 @@ class _Words:
         return int(self._searcher.num_docs)
 
     def asked(self, text: str, bigram_weight: float) -> _Asked:
-        stems = self._analyser.analyze(text)
-        words, pairs = (Counter(dict(Counter(terms).most_common(MAX_TERMS))) for terms in (stems, _pairs(stems)))
-        terms = {("text", word): float(count) for word, count in words.items()}
-        terms |= {("pairs", pair): bigram_weight * count for pair, count in pairs.items() if bigram_weight}
+        terms = keywords.asked(self._analyser.analyze(text), bigram_weight)
         return _Asked(terms, CEILING * sum(weight * self._rarity(*term) for term, weight in terms.items()))
 
     def search(self, asked: _Asked, limit: int, facets: Sequence[Sequence[str]]) -> dict[int, float]:
@@ -216,8 +229,7 @@ class _Words:
 
     def _rarity(self, field: str, term: str) -> float:
         """The inverse document frequency as tantivy has it."""
-        having = self._searcher.doc_freq(field, term)
-        return math.log1p((len(self) - having + 0.5) / (having + 0.5))
+        return keywords.rarity(len(self), self._searcher.doc_freq(field, term))
 
     def _run(self, asked: _Asked, limit: int, allowed: Sequence[tuple[str, Sequence[str] | Sequence[int]]]) -> dict[int, float]:
         from tantivy import Occur, Query
@@ -292,41 +304,6 @@ class _Facets:
         return mask
 
 
-def _wanted(query: Query) -> Wanted:
-    """Facets that a row must have: one of the groups, and each value of the filter."""
-    groups = tuple(sorted(_facet("group", group) for group in set(query.groups)))
-    return (groups, *((_facet(f"metadata.{key}", value),) for key, value in sorted(query.filter.items())))
-
-
-def _facets(chunk: Chunk) -> list[str]:
-    groups = [_facet("group", group) for group in chunk.groups]
-    return sorted({*groups, *(_facet(f"metadata.{key}", value) for key, value in chunk.metadata.items())})
-
-
-def _facet(field: str, value: str) -> str:
-    """No two pairs share it. A metadata value can be long; what is compared then is its digest."""
-    facet = json.dumps([field, value], ensure_ascii=False)
-    return facet if len(facet) <= 200 else hashlib.sha256(facet.encode()).hexdigest()
-
-
-def _pairs(stems: Sequence[str]) -> list[str]:
-    """Every two stems in a row, as one term."""
-    return [f"{first}_{second}" for first, second in itertools.pairwise(stems)]
-
-
-def _check(chunks: Sequence[Chunk], vectors: Vectors) -> None:
-    if not chunks:
-        raise IndexingError("there are no chunks to index", "ragstone stage <folder>")
-    if vectors.ndim != 2 or len(vectors) != len(chunks):
-        raise IndexingError(f"{len(chunks)} chunks need as many vectors, not an array of shape {vectors.shape}")
-    if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise IndexingError(f"the vector of chunk {chunks[row].id!r} is not finite: the model is broken", "ragstone train")
-    twice = [id for id, count in Counter(chunk.id for chunk in chunks).items() if count > 1]
-    if twice:
-        raise IndexingError(f"chunk {twice[0]!r} is there twice")
-
-
 def _write_codes(path: Path, vectors: Vectors) -> None:
     from turbovec import TurboQuantIndex
 
@@ -352,7 +329,7 @@ def _write_chunks(folder: Path, chunks: Sequence[Chunk]) -> None:
 def _write_facets(folder: Path, chunks: Sequence[Chunk]) -> None:
     rows: dict[str, list[int]] = {}
     for row, chunk in enumerate(chunks):
-        for facet in _facets(chunk):
+        for facet in facets.of(chunk):
             rows.setdefault(facet, []).append(row)
     ends = np.cumsum([0, *(len(rows[facet]) for facet in sorted(rows))]).tolist()
     places = {facet: [ends[place], ends[place + 1]] for place, facet in enumerate(sorted(rows))}
@@ -373,8 +350,8 @@ def _write_words(folder: Path, chunks: Sequence[Chunk]) -> None:
     index.register_tokenizer(ANALYSER, analyser())
     writer, reader = index.writer(heap_size=HEAP, num_threads=1), analyser()
     for row, chunk in enumerate(chunks):
-        pairs = " ".join(_pairs(reader.analyze(chunk.context)))
-        writer.add_document(Document(text=chunk.context, pairs=pairs, facet=_facets(chunk), row=row))
+        pairs = " ".join(keywords.pairs(reader.analyze(chunk.context)))
+        writer.add_document(Document(text=chunk.context, pairs=pairs, facet=facets.of(chunk), row=row))
     writer.commit()
     writer.wait_merging_threads()
     for lock in folder.glob(".tantivy-*.lock"):

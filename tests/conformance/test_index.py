@@ -11,14 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
 
+from ragstone import config
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
-from ragstone.index import Candidate, Index, Query, local
+from ragstone.index import Candidate, Index, Query, local, opensearch
+from tests import engines
 
 
 def _local(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> Index:
@@ -26,7 +29,13 @@ def _local(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> Index:
     return local.open(folder / "index", "a digest")
 
 
-CONNECTORS: dict[str, Callable[[Path, Sequence[Chunk], Vectors], Index]] = {"local": _local}
+def _opensearch(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> Index:
+    place = opensearch.connect(config.Index(url=engines.url(f"test-{uuid4().hex}")))
+    place.build(folder / "index", "a digest", chunks, vectors)
+    return place.open(folder / "index", "a digest")
+
+
+CONNECTORS: dict[str, Callable[[Path, Sequence[Chunk], Vectors], Index]] = {"local": _local, "opensearch": _opensearch}
 """Scheme -> an opened index of these chunks, given an empty folder."""
 
 SIZE, WIDTH = 300, 48

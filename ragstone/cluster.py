@@ -1,0 +1,148 @@
+"""A cluster of search engines over HTTP: JSON in, JSON out, and bulk loading at the pace that it sets. It knows no index.
+
+A client of our own, because the official one brings requests, protobuf and more with it, and all that is needed of it is this.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import urllib3
+
+from ragstone.errors import IndexingError
+
+BODY = 4 << 20
+"""Bytes of a bulk request: many engines' proxies take no more than 10 MiB, and a refused one is sent again."""
+
+BUSY = (429, 502, 503, 504)
+"""The statuses that may be gone at the next try."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds: to connect, for one answer, before the first retry; and how often a request or an item is tried in all."""
+
+    connect: float = 5.0
+    read: float = 60.0
+    backoff: float = 0.5
+    tries: int = 8
+
+
+class Cluster:
+    """The HTTP client of one cluster: JSON in, JSON out. Safe to use from several threads."""
+
+    def __init__(self, kind: str, url: str, user: str, password: str, ca: str = "", patience: Patience = Patience()) -> None:
+        self.url = url
+        self._kind = kind
+        self._patience = patience
+        self._headers = {**(urllib3.make_headers(basic_auth=f"{user}:{password}") if user else {}), "accept": "application/json"}
+        timeout = urllib3.Timeout(connect=patience.connect, read=patience.read)
+        self._pool = urllib3.PoolManager(maxsize=16, timeout=timeout, ca_certs=ca or None)
+
+    def ask(self, method: str, path: str, body: object = None, *, missing: bool = False) -> Any:
+        """The answer's JSON; None for a 404 where something may be missing. Raises `IndexingError`."""
+        return self._send(method, path, b"" if body is None else packed(body), "application/json", self._patience.tries, missing)
+
+    def lines(self, path: str, body: bytes) -> Any:
+        """The same for JSON lines that are posted."""
+        return self._send("POST", path, body, "application/x-ndjson", self._patience.tries)
+
+    def greet(self) -> Any:
+        """What the node says of itself, asked once: that nobody is there is told at once."""
+        return self._send("GET", "/", b"", "application/json", 1)
+
+    def load(self, index: str, lines: Iterable[bytes]) -> None:
+        """Send bulk lines, one body after the other, and again what the engine was too busy for: it sets the pace."""
+        for batch in _batches(lines):
+            left = batch
+            for turn in range(self._patience.tries):
+                left = _left(self.lines(f"/{index}/_bulk", b"".join(left)), left)
+                if not left:
+                    break
+                time.sleep(self._patience.backoff * 2**turn)
+            if left:
+                raise IndexingError(
+                    f"{self._kind} at {self.url} refused {len(left)} chunks {self._patience.tries} times: too busy", "ragstone build"
+                )
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    def _send(self, method: str, path: str, body: bytes, media: str, tries: int, missing: bool = False) -> Any:
+        headers = {**self._headers, "content-type": media}
+        try:
+            response = self._pool.request(method, self.url + path, body=body or None, headers=headers, retries=self._retries(tries))
+        except urllib3.exceptions.HTTPError as error:
+            raise IndexingError(f"{self._kind} at {self.url} can't be reached: {_cause(error)}", "start it, or set index.url") from error
+        if response.status == 404 and missing:
+            return None
+        if response.status >= 300:
+            asked = f"{method} {path.partition('?')[0]}"
+            hint = "set RAGSTONE_INDEX_USER and RAGSTONE_INDEX_PASSWORD of a user who may" if response.status in (401, 403) else ""
+            raise IndexingError(f"{self._kind} at {self.url} answered {response.status} to {asked}: {reason(response.data)}", hint)
+        try:
+            return orjson.loads(response.data)
+        except ValueError as error:
+            raise IndexingError(f"{self.url} answered with something that is not JSON: it is not {self._kind}") from error
+
+    def _retries(self, tries: int) -> urllib3.Retry:
+        """Any request may be sent twice: ids are given, and what is there is never overwritten."""
+        return urllib3.Retry(
+            tries - 1,
+            redirect=False,
+            allowed_methods=None,
+            status_forcelist=BUSY,
+            backoff_factor=self._patience.backoff,
+            backoff_max=30.0,
+            raise_on_status=False,
+        )
+
+
+def packed(value: object) -> bytes:
+    """JSON; arrays of numpy are lists of numbers in it."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def reason(answer: Any) -> str:
+    """What an error of the engine says, in its own words, short. `answer` is JSON or the bytes of it."""
+    if isinstance(answer, bytes):
+        try:
+            answer = orjson.loads(answer)
+        except ValueError:
+            return str(answer[:200], "utf-8", "replace")
+    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+    causes = error.get("root_cause") or [error] if isinstance(error, dict) else [error]
+    return str(causes[0].get("reason", causes[0]) if isinstance(causes[0], dict) else causes[0])[:300]
+
+
+def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """As many as make about one body."""
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if batch and size + len(line) > BODY:
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line)
+    yield batch
+
+
+def _left(answer: Mapping[str, Any], batch: Sequence[bytes]) -> list[bytes]:
+    """What the engine was too busy to take. A chunk that is there already came with an earlier try."""
+    left = []
+    for line, item in zip(batch, answer["items"], strict=True):
+        status = item["create"]["status"]
+        if status in BUSY:
+            left.append(line)
+        elif status >= 300 and status != 409:
+            raise IndexingError(f"the engine refused chunk {item['create']['_id']!r}: {reason(item['create'])}")
+    return left
+
+
+def _cause(error: urllib3.exceptions.HTTPError) -> object:
+    return getattr(error, "reason", None) or error

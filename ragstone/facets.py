@@ -1,0 +1,30 @@
+"""Facets: what of a chunk a search can be narrowed by, its groups and its metadata, as one list of words. Every index filters by them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
+from ragstone.corpus import Chunk
+
+Wanted = tuple[tuple[str, ...], ...]
+"""Kinds of facets; a chunk may be found if it has one of each kind."""
+
+
+def of(chunk: Chunk) -> list[str]:
+    """The facets of a chunk, sorted."""
+    groups = [_facet("group", group) for group in chunk.groups]
+    return sorted({*groups, *(_facet(f"metadata.{key}", value) for key, value in chunk.metadata.items())})
+
+
+def wanted(groups: Iterable[str], filter: Mapping[str, str]) -> Wanted:
+    """What a chunk must have: one of the groups, and each value of the filter."""
+    any_group = tuple(sorted(_facet("group", group) for group in set(groups)))
+    return (any_group, *((_facet(f"metadata.{key}", value),) for key, value in sorted(filter.items())))
+
+
+def _facet(field: str, value: str) -> str:
+    """No two pairs share it. A metadata value can be long; what is compared then is its digest."""
+    facet = json.dumps([field, value], ensure_ascii=False)
+    return facet if len(facet) <= 200 else hashlib.sha256(facet.encode()).hexdigest()

@@ -1,0 +1,220 @@
+"""A real OpenSearch node on loopback, from Maven Central, without a container: `python -m tests.engines` runs the tests that need one.
+
+The node is one process of a user who is not root, with the k-NN plugin and 512 MiB of heap; it is stopped by its pid. What was
+downloaded is kept between runs (RAGSTONE_ENGINES). Without Maven or Java there is no node, and the reason is told.
+
+    python -m tests.engines          start it, run the tests, stop it
+    python -m tests.engines up       start it and print its URL
+    python -m tests.engines down     stop it
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import urllib3
+
+from ragstone import config
+
+VERSION = "3.6.0"
+"""The newest of which Maven Central has the node and the k-NN plugin."""
+
+JAVA = 21
+"""The oldest Java that it runs on."""
+
+MAVEN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
+NODE = f"org.opensearch.distribution.integ-test-zip:opensearch:{VERSION}:zip"
+KNN = f"org.opensearch.plugin:opensearch-knn:{VERSION}.0:zip"
+
+HEAP = "512m"
+START = 90
+"""Tries to reach a node that starts, a second apart."""
+
+URL = "RAGSTONE_TEST_OPENSEARCH"
+"""Names the node for the tests that need one."""
+
+TESTS = ("tests/conformance/test_index.py", "tests/test_opensearch.py")
+
+
+class Missing(Exception):
+    """Why there can be no node on this machine."""
+
+
+def up() -> str:
+    """The URL of a node that answers: the one that runs, or a new one. Raises `Missing`."""
+    home = _home()
+    if not _runs(home):
+        _start(home, _java(), _free_port())
+    node = (home / "url").read_text()
+    health = urllib3.request("GET", f"{node}/_cluster/health?wait_for_status=yellow", retries=_patience(), timeout=60)
+    if health.status != 200:
+        raise Missing(f"the node at {node} answers {health.status}; its log is {home / 'node.log'}")
+    return node
+
+
+def down() -> None:
+    """Stop the node, and wait until it is gone; nothing when none runs."""
+    home = _folder() / f"opensearch-{VERSION}"
+    if not _runs(home):
+        return
+    pid = int((home / "pid").read_text())
+    gone = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGTERM)
+    select.select([gone], [], [], 60)
+    os.close(gone)
+
+
+def url(name: str) -> str:
+    """`index.url` for indexes of this name in the node that tests were given; skips the test when they were given none."""
+    node = os.environ.get(URL)
+    if not node:
+        pytest.skip(f"no OpenSearch node: {URL} is not set; make engines starts one")
+    return f"opensearch://{urlsplit(node).netloc}/{name}"
+
+
+def _folder() -> Path:
+    """Where nodes are kept. Root's own cache is closed to the user that a node of root's runs as."""
+    named = os.environ.get("RAGSTONE_ENGINES")
+    if named:
+        return Path(named)
+    return Path("/var/tmp/ragstone-engines") if _root() else config.cache_folder() / "engines"
+
+
+def _home() -> Path:
+    """The unpacked node with its plugin, downloaded first when it is not there."""
+    home = _folder() / f"opensearch-{VERSION}"
+    if (home / "ready").exists():
+        return home
+    shutil.rmtree(home, ignore_errors=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    _unpack(_download(NODE, home.parent), home.parent)
+    _unpack(_download(KNN, home.parent), home / "plugins" / "opensearch-knn")
+    for program in (home / "bin").iterdir():
+        program.chmod(0o755)  # Python's zipfile drops the bit
+    (home / "ready").touch()
+    return home
+
+
+def _download(artifact: str, folder: Path) -> Path:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise Missing("there is no mvn on the PATH")
+    done = subprocess.run(
+        [maven, "-q", "-B", MAVEN, f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise Missing(f"Maven can't get {artifact}: {next(iter(re.findall('ERROR. (.*)', done.stdout)), done.stderr)[:300]}")
+    _, name, version, _ = artifact.split(":")
+    return folder / f"{name}-{version}.zip"
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder)
+    archive.unlink()
+
+
+def _java() -> Path:
+    """The home of a Java that is new enough."""
+    named = [os.environ[name] for name in ("OPENSEARCH_JAVA_HOME", "JAVA_HOME") if name in os.environ]
+    homes = [*map(Path, named), *sorted(Path("/usr/lib/jvm").glob("*"))]
+    for home in homes:
+        with suppress(OSError):
+            found = re.search(r'JAVA_VERSION="(\d+)', (home / "release").read_text())
+            if found and int(found[1]) >= JAVA:
+                return home
+    raise Missing(f"OpenSearch {VERSION} needs Java {JAVA} or newer; looked in {', '.join(map(str, homes)) or '/usr/lib/jvm'}")
+
+
+def _start(home: Path, java: Path, port: int) -> None:
+    """Start an empty node. It writes its pid itself; it is none of this process's group, so that it outlives it."""
+    shutil.rmtree(home / "data", ignore_errors=True)
+    (home / "url").write_text(f"http://127.0.0.1:{port}")
+    settings = {
+        "path.data": home / "data",
+        "network.host": "127.0.0.1",
+        "http.port": port,
+        "transport.port": _free_port(),
+        "discovery.type": "single-node",
+        "cluster.routing.allocation.disk.threshold_enabled": "false",
+    }
+    command = [str(home / "bin" / "opensearch"), "-p", str(home / "pid"), *(f"-E{name}={value}" for name, value in settings.items())]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "OPENSEARCH_JAVA_HOME": str(java),
+        "OPENSEARCH_JAVA_OPTS": f"-Xms{HEAP} -Xmx{HEAP}",
+    }
+    user = "nobody" if _root() else None
+    if user:
+        _give(home, user)
+    with (home / "node.log").open("wb") as log:
+        subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, cwd=home, user=user, extra_groups=[] if user else None, start_new_session=True
+        )
+
+
+def _give(folder: Path, user: str) -> None:
+    for path in (folder, *folder.rglob("*")):
+        shutil.chown(path, user)
+
+
+def _runs(home: Path) -> bool:
+    """Whether the pid that the node wrote is still its own."""
+    try:
+        pid = int((home / "pid").read_text())
+        return str(home).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return False
+
+
+def _patience() -> urllib3.Retry:
+    return urllib3.Retry(START, backoff_factor=1, backoff_max=1, status_forcelist=[503])
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def _root() -> bool:
+    return os.geteuid() == 0
+
+
+def _test(node: str) -> int:
+    environment = {**os.environ, URL: node}
+    return subprocess.run([sys.executable, "-m", "pytest", *TESTS], env=environment).returncode
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["down"]:
+        down()
+        return 0
+    try:
+        node = up()
+    except Missing as error:
+        print(f"SKIPPED: no OpenSearch node: {error}", file=sys.stderr)
+        return 0
+    if arguments == ["up"]:
+        print(node)
+        return 0
+    try:
+        return _test(node)
+    finally:
+        down()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

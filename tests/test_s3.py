@@ -233,3 +233,12 @@ def test_a_bucket_that_goes_away_is_an_error_of_the_store(s3: Gateway) -> None:
     shutil.rmtree(s3.root / urlsplit(url).netloc)
     with pytest.raises(StoreError):
         store.create("b", b"2")
+
+
+def test_what_the_server_will_never_take_is_not_tried_again(s3: Gateway) -> None:
+    with proxy.before(s3.endpoint) as between:
+        store = connect(through(between, s3.url()))
+        store.put("a", b"1")
+        with pytest.raises(StoreError, match="ObjectParentIsFile"):
+            store.create("a/below", b"2")
+        assert sum("below" in call for call in between.calls) == 1

@@ -30,8 +30,8 @@ HINTS = {
     "PermanentRedirect": "add region=<the bucket's> to project.store",
     "AuthorizationHeaderMalformed": "add region=<the bucket's> to project.store",
 }
-PASSING = {"408", "409", "429"}
-"""Statuses below 500 after which the same call may succeed. 409: another conditional write of that key was under way."""
+PASSING = ("408", "429", "ConditionalRequestConflict", "OperationAborted")
+"""Statuses below 500, and codes, after which the same call may succeed; the codes say that another write of that key was under way."""
 
 
 def connect(url: str) -> S3Store:
@@ -137,7 +137,7 @@ def _told(what: str, error: Exception) -> StoreError:
     if not status:
         return Unsure(f"{what}: {_reason(text)}", "is the endpoint in project.store right, and does it run?")
     told = f"{what}: {code or status}: {message}" if message else f"{what}: the service answered {status}"
-    if status in PASSING or status.startswith("5"):
+    if status in PASSING or code in PASSING or status.startswith("5"):
         return Unsure(told, "give the same command again")
     return StoreError(told, HINTS.get(code, KEYS if status in ("401", "403") or "User" in code or "AccessKey" in code else ""))
 

@@ -9,8 +9,9 @@ import shutil
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -23,6 +24,8 @@ CHUNK = 8 << 20
 """Bytes of a part that is sent, and of a range that is read ahead: what is done again when a connection is lost."""
 PARTS = 9_000
 """Parts of an object at most; both services take 10,000."""
+PAGE = 1000
+"""Objects of one page of a listing at most; both services give no more."""
 PATIENCE = 180.0
 """Seconds that a call is tried for while the service fails. Signatures and short-lived keys last five minutes and more."""
 FIRST = 15.0
@@ -134,18 +137,22 @@ class Bucket(ABC):
     def _stat(self, key: str) -> Stat | None: ...
 
     @abstractmethod
-    def _list(self, folder: str) -> Iterator[Stat]:
-        """Every object below the folder, page by page, sorted by key."""
+    def _page(self, folder: str, after: str) -> tuple[Sequence[Stat], bool]:
+        """Up to `PAGE` objects below the folder, sorted by key, that follow the key `after`; and whether there are more."""
 
     @abstractmethod
     def _delete(self, key: str) -> None: ...
 
     def put(self, key: str, data: bytes | Path) -> None:
         key = checked(key)
-        if isinstance(data, Path) and not data.is_file():
-            raise StoreError(f"can't read {data}: No such file")
         self._meet()
-        patiently(lambda: self._put(key, data), PATIENCE)
+
+        def once() -> None:
+            if isinstance(data, Path) and not data.is_file():
+                raise StoreError(f"can't read {data}: No such file")
+            self._put(key, data)
+
+        patiently(once, PATIENCE)
 
     def create(self, key: str, data: bytes) -> None:
         key = checked(key)
@@ -185,7 +192,7 @@ class Bucket(ABC):
         if folder:
             checked(folder)
         self._meet()
-        return (stat for stat in self._list(folder) if stat.key.startswith(prefix))
+        return (stat for stat in self._pages(folder) if stat.key.startswith(prefix))
 
     def delete(self, key: str) -> None:
         key = checked(key)
@@ -199,6 +206,13 @@ class Bucket(ABC):
     def absent(self, key: str) -> NotFound:
         """The error that says so."""
         return NotFound(f"{self.url} holds no {key}")
+
+    def _pages(self, folder: str) -> Iterator[Stat]:
+        after, more = "", True
+        while more:
+            page, more = patiently(partial(self._page, folder, after), PATIENCE)
+            yield from page
+            after = page[-1].key if page else after
 
     def _pull(self, key: str, path: Path) -> None:
         try:

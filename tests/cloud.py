@@ -296,7 +296,7 @@ class Cloud:
         """ListObjectsV2: a page of the keys, in the order of their bytes."""
         paths = {path.relative_to(bucket).as_posix(): path for path in bucket.rglob("*") if path.is_file()}
         keys = sorted((key for key in paths if key.startswith(query.get("prefix", ""))), key=str.encode)
-        after = query.get("continuation-token", "").encode()
+        after = query.get("continuation-token", query.get("start-after", "")).encode()
         left = [key for key in keys if key.encode() > after]
         page = left[: int(query.get("max-keys", 100))]
         more = f"<NextContinuationToken>{quote(page[-1])}</NextContinuationToken>" if len(page) < len(left) else ""

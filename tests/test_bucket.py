@@ -18,9 +18,11 @@ from ragstone.errors import Conflict, StoreError
 from ragstone.show import Silence
 from ragstone.store import connect
 from tests import cloud as clouds
-from tests import proxy
+from tests import origins, proxy
 from tests.gateway import Gateway
-from tests.proxy import REFUSED
+from tests.origins import Site
+from tests.proxy import BUSY, HALF, LOST, REFUSED
+from tests.speaker import speaking
 from tests.tiny import tiny
 
 PROCESSES, THREADS = 2, 8
@@ -58,6 +60,39 @@ def test_a_project_is_built_asked_and_found_again_in_a_bucket(
     (manuals / "valve.md").unlink()
     assert project.build(settings, store, Silence()).id != made.id
     assert release.rollback(store, "production").release == made.id
+
+
+@pytest.mark.slow
+def test_a_build_on_a_bucket_that_fails_half_of_its_calls_makes_the_same_release(
+    s3: Gateway, based: Settings, manuals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = project.build(based, connect(based.store_url), Silence())
+    monkeypatch.setenv("RAGSTONE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(bucket, "PAUSES", (0.001, 0.01))
+    ways, url = (BUSY, LOST, REFUSED, HALF), s3.url()
+    with proxy.before(s3.endpoint, lambda number, call: ways[number // 2 % 4] if number % 2 else "") as between:
+        again = project.build(based, connect(url.replace(s3.apart, between.endpoint)), Silence())
+    assert again.id == made.id
+    record = release.current(connect(url), "production")
+    assert record
+    assert (record.number, record.release) == (1, made.id)
+
+
+@pytest.mark.slow
+def test_an_origin_over_a_bucket_answers_and_takes_a_new_release_without_a_restart(
+    s3: Gateway, based: Settings, manuals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAGSTONE_CACHE", str(tmp_path / "cache"))
+    with speaking() as speaker:
+        settings = config.override(config.override(based, "project", store=s3.url()), "serve", url=speaker.url)
+        site = Site(settings, connect(settings.store_url))
+        first = site.build()
+        with origins.running(site) as origin:
+            assert origin.chat("How long is the pump primed?").headers["x-ragstone-release"] == first.id
+            (manuals / "valve.md").unlink()
+            second = site.build()
+            origins.until(lambda: origin.release == second.id)
+            assert origin.chat("How long is the pump primed?").status == 200
 
 
 def test_a_copy_into_a_bucket_that_broke_off_goes_on_where_it_stopped(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -146,6 +148,32 @@ def copied(asked: tuple[str, str]) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "manifest.json"]
 
 
+def test_a_process_killed_while_it_copies_leaves_no_half_copy(s3: Gateway, tmp_path: Path, cache: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "one").write_bytes(b"123")
+    url = s3.url()
+    publish(connect(url), "models/x", made)
+    reached, killed = threading.Event(), threading.Event()
+
+    def hold(number: int, call: str) -> str:
+        if "GET" in call and "/one" in call:
+            reached.set()
+            killed.wait(60)
+            return REFUSED
+        return ""
+
+    with proxy.before(s3.endpoint, hold) as between:
+        process = multiprocessing.get_context("spawn").Process(target=copied, args=((through(between, url), str(cache)),))
+        process.start()
+        assert reached.wait(60)
+        process.kill()
+        process.join()
+        killed.set()
+    assert [path.name[:5] for path in (cache / "published").iterdir()] == [".new-"]
+    assert (fetch(connect(url), "models/x") / "one").read_bytes() == b"123"
+
+
 @pytest.mark.parametrize(
     ("changed", "said", "hint"),
     [
@@ -196,3 +224,21 @@ def test_what_is_no_url_of_a_bucket_is_refused(url: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         bucket.read(url)
     assert "secret" not in str(caught.value)
+
+
+def test_a_bucket_that_goes_away_is_an_error_of_the_store(s3: Gateway) -> None:
+    url = s3.url()
+    store = connect(url)
+    store.put("a", b"1")
+    shutil.rmtree(s3.root / urlsplit(url).netloc)
+    with pytest.raises(StoreError):
+        store.create("b", b"2")
+
+
+def test_what_the_server_will_never_take_is_not_tried_again(s3: Gateway) -> None:
+    with proxy.before(s3.endpoint) as between:
+        store = connect(through(between, s3.url()))
+        store.put("a", b"1")
+        with pytest.raises(StoreError, match="ObjectParentIsFile"):
+            store.create("a/below", b"2")
+        assert sum("below" in call for call in between.calls) == 1

@@ -7,10 +7,9 @@ contract, not against a live account.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import alibabacloud_oss_v2 as oss
@@ -24,7 +23,7 @@ from requests.exceptions import RequestException
 from Tea.exceptions import UnretryableException
 
 from ragstone import alibaba, bucket
-from ragstone.bucket import WRITER, Bucket, Place, Unsure, part_size, patiently, read
+from ragstone.bucket import PAGE, WRITER, Bucket, Place, Unsure, part_size, read
 from ragstone.errors import ConfigError, Conflict, StoreError
 from ragstone.key import Stat
 
@@ -32,8 +31,6 @@ CONCURRENT = 4
 """Parts of one file sent at a time."""
 TIMEOUT = 60
 """Seconds that the service may be silent for."""
-PAGE = 1000
-"""Objects of one page of a listing at most."""
 TRIES = 60
 """Of one part of a large file; with the pauses, about as long as any other call is tried."""
 FAILURES = (BaseError, CredentialException, UnretryableException, RequestException)
@@ -150,20 +147,17 @@ class OssStore(Bucket):
                     raise
                 return None
 
-    def _list(self, folder: str) -> Iterator[Stat]:
-        start, token = self.place.key("") if not folder else self.place.key(f"{folder}/"), None
-        while True:
-            asked = oss.ListObjectsV2Request(bucket=self.place.bucket, prefix=start, continuation_token=token, max_keys=PAGE)
-            page = patiently(partial(self._page, asked), bucket.PATIENCE)
-            for one in page.contents or []:
-                yield Stat(one.key[len(self.place.key("")) :], int(one.size))
-            token = page.next_continuation_token
-            if not page.is_truncated:
-                return
-
-    def _page(self, asked: oss.ListObjectsV2Request) -> oss.ListObjectsV2Result:
+    def _page(self, folder: str, after: str) -> tuple[Sequence[Stat], bool]:
+        base = self.place.key("")
+        asked = oss.ListObjectsV2Request(
+            bucket=self.place.bucket,
+            prefix=f"{base}{folder}/" if folder else base,
+            start_after=f"{base}{after}" if after else None,
+            max_keys=PAGE,
+        )
         with self._asking("can't list it"):
-            return self._client.list_objects_v2(asked)
+            found = self._client.list_objects_v2(asked)
+        return [Stat(one.key[len(base) :], int(one.size)) for one in found.contents or []], bool(found.is_truncated)
 
     def _delete(self, key: str) -> None:
         with self._asking(f"can't delete {key}"):

@@ -6,7 +6,7 @@ Every part that is sent carries its SHA-256, which the service checks; `create` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store as Client
 
 from ragstone import bucket
-from ragstone.bucket import WRITER, Bucket, Place, Unsure, part_size, read
+from ragstone.bucket import PAGE, WRITER, Bucket, Place, Unsure, part_size, read
 from ragstone.errors import Conflict, StoreError
 from ragstone.key import Stat
 
@@ -30,8 +30,8 @@ HINTS = {
     "PermanentRedirect": "add region=<the bucket's> to project.store",
     "AuthorizationHeaderMalformed": "add region=<the bucket's> to project.store",
 }
-PASSING = {"408", "409", "429"}
-"""Statuses below 500 after which the same call may succeed. 409: another conditional write of that key was under way."""
+PASSING = ("408", "429", "ConditionalRequestConflict", "OperationAborted")
+"""Statuses below 500, and codes, after which the same call may succeed; the codes say that another write of that key was under way."""
 
 
 def connect(url: str) -> S3Store:
@@ -92,11 +92,10 @@ class S3Store(Bucket):
             except FileNotFoundError:
                 return None
 
-    def _list(self, folder: str) -> Iterator[Stat]:
+    def _page(self, folder: str, after: str) -> tuple[Sequence[Stat], bool]:
         with self._asking("can't list it"):
-            for page in obstore.list(self._client, folder or None):
-                for one in page:
-                    yield Stat(one["path"], one["size"])
+            found = next(iter(obstore.list(self._client, folder or None, offset=after or None, chunk_size=PAGE)), [])
+        return [Stat(one["path"], one["size"]) for one in found], len(found) == PAGE
 
     def _delete(self, key: str) -> None:
         with self._asking(f"can't delete {key}"):
@@ -107,7 +106,7 @@ class S3Store(Bucket):
         """The client's errors as ours."""
         try:
             yield
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:
             raise _told(f"{self.url}: {what}", error) from error
 
 
@@ -129,7 +128,7 @@ def _client(place: Place, retries: int) -> Client:
     )
 
 
-def _told(what: str, error: BaseError) -> StoreError:
+def _told(what: str, error: Exception) -> StoreError:
     """What the service says, by its code and message alone: the rest of an answer repeats who signed, and what."""
     text, status = str(error), _status(error)
     code, message = (_part(text, name) for name in ("Code", "Message"))
@@ -138,12 +137,12 @@ def _told(what: str, error: BaseError) -> StoreError:
     if not status:
         return Unsure(f"{what}: {_reason(text)}", "is the endpoint in project.store right, and does it run?")
     told = f"{what}: {code or status}: {message}" if message else f"{what}: the service answered {status}"
-    if status in PASSING or status.startswith("5"):
+    if status in PASSING or code in PASSING or status.startswith("5"):
         return Unsure(told, "give the same command again")
     return StoreError(told, HINTS.get(code, KEYS if status in ("401", "403") or "User" in code or "AccessKey" in code else ""))
 
 
-def _status(error: BaseError) -> str:
+def _status(error: Exception) -> str:
     """The HTTP status that the service answered with, or nothing when there was no answer."""
     found = re.search(r"status code: (\d{3})", str(error))
     return found[1] if found else ""

@@ -40,6 +40,7 @@ def connect(url: str, **credentials: str) -> opensearch.OpenSearch:
     ("url", "words"),
     [
         ("opensearch://", "names no host"),
+        ("opensearch://h:many/", "index.url: Port could not be cast"),
         ("opensearch://h/Docs", "'Docs' can't begin an index's name"),
         ("opensearch://h/?m=many", "invalid literal for int"),
         ("opensearch://h/?efsearch=9", "no option 'efsearch'; there are engine, m, ef_construction, ef_search, compression, ca"),

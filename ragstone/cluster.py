@@ -18,18 +18,24 @@ from ragstone.errors import IndexingError
 BODY = 4 << 20
 """Bytes of a bulk request: many engines' proxies take no more than 10 MiB, and a refused one is sent again."""
 
+LINES = "application/x-ndjson"
+
 BUSY = (429, 502, 503, 504)
 """The statuses that may be gone at the next try."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds: to connect, for one answer, before the first retry; and how often a request or an item is tried in all."""
+    """Seconds: to connect, for one answer, before the first retry, between two of them at most."""
 
     connect: float = 5.0
     read: float = 60.0
     backoff: float = 0.5
-    tries: int = 8
+    longest: float = 30.0
+    tries: int = 3
+    """How often something is asked in all: somebody may be waiting for it."""
+    loads: int = 8
+    """How often a part of a load is sent in all: nobody waits, and what was done would be lost."""
 
 
 class Cluster:
@@ -49,7 +55,7 @@ class Cluster:
 
     def lines(self, path: str, body: bytes) -> Any:
         """The same for JSON lines that are posted."""
-        return self._send("POST", path, body, "application/x-ndjson", self._patience.tries)
+        return self._send("POST", path, body, LINES, self._patience.tries)
 
     def greet(self) -> Any:
         """What the node says of itself, asked once: that nobody is there is told at once."""
@@ -58,16 +64,19 @@ class Cluster:
     def load(self, index: str, lines: Iterable[bytes]) -> None:
         """Send bulk lines, one body after the other, and again what the engine was too busy for: it sets the pace."""
         for batch in _batches(lines):
-            left = batch
-            for turn in range(self._patience.tries):
-                left = _left(self.lines(f"/{index}/_bulk", b"".join(left)), left)
+            left = self._push(index, batch)
+            for turn in range(1, self._patience.loads):
                 if not left:
                     break
-                time.sleep(self._patience.backoff * 2**turn)
+                time.sleep(min(self._patience.longest, self._patience.backoff * 2 ** (turn - 1)))
+                left = self._push(index, left)
             if left:
-                raise IndexingError(
-                    f"{self._kind} at {self.url} refused {len(left)} chunks {self._patience.tries} times: too busy", "ragstone build"
-                )
+                busy = f"{self._kind} at {self.url} refused {len(left)} chunks {self._patience.loads} times: too busy"
+                raise IndexingError(busy, "ragstone build")
+
+    def _push(self, index: str, batch: Sequence[bytes]) -> list[bytes]:
+        """What of the batch the engine was too busy to take."""
+        return _left(self._send("POST", f"/{index}/_bulk", b"".join(batch), LINES, self._patience.loads), batch)
 
     def close(self) -> None:
         self._pool.clear()
@@ -97,7 +106,7 @@ class Cluster:
             allowed_methods=None,
             status_forcelist=BUSY,
             backoff_factor=self._patience.backoff,
-            backoff_max=30.0,
+            backoff_max=self._patience.longest,
             raise_on_status=False,
         )
 

@@ -40,6 +40,7 @@ def connect(url: str, **credentials: str) -> opensearch.OpenSearch:
     ("url", "words"),
     [
         ("opensearch://", "names no host"),
+        ("opensearch://h:many/", "index.url: Port could not be cast"),
         ("opensearch://h/Docs", "'Docs' can't begin an index's name"),
         ("opensearch://h/?m=many", "invalid literal for int"),
         ("opensearch://h/?efsearch=9", "no option 'efsearch'; there are engine, m, ef_construction, ef_search, compression, ca"),
@@ -147,8 +148,8 @@ def items(*statuses: int) -> dict[str, Any]:
     return {"errors": True, "items": [{"create": {"_id": str(at), "status": status}} for at, status in enumerate(statuses)]}
 
 
-def cluster(one: node.Node, tries: int = 4) -> Cluster:
-    return Cluster("OpenSearch", f"http://{one.address}", "", "", patience=Patience(backoff=0, tries=tries))
+def cluster(one: node.Node, loads: int = 4) -> Cluster:
+    return Cluster("OpenSearch", f"http://{one.address}", "", "", patience=Patience(backoff=0, loads=loads))
 
 
 def test_only_what_a_busy_engine_refused_is_sent_again() -> None:
@@ -161,13 +162,21 @@ def test_only_what_a_busy_engine_refused_is_sent_again() -> None:
 def test_an_engine_that_stays_busy_ends_the_load_with_a_count() -> None:
     answers = [(200, items(201, 429)), (200, items(429))]
     with node.running({"POST /i/_bulk": answers}) as one, pytest.raises(IndexingError, match="refused 1 chunks 3 times"):
-        cluster(one, tries=3).load("i", [b"a\n", b"b\n"])
+        cluster(one, loads=3).load("i", [b"a\n", b"b\n"])
 
 
 def test_a_chunk_that_the_engine_will_never_take_ends_the_load_with_its_name() -> None:
     refused = {"items": [{"create": {"_id": "x7", "status": 400, "error": {"reason": "failed to parse"}}}]}
     with node.running({"POST /i/_bulk": refused}) as one, pytest.raises(IndexingError, match="refused chunk 'x7': failed to parse"):
         cluster(one).load("i", [b"a\n"])
+
+
+def test_a_question_is_asked_again_when_the_engine_was_busy_but_not_for_long() -> None:
+    with node.running({"POST /i/_msearch": [(503, {}), (200, {"responses": []})], "POST /i/_mget": (503, {"error": "busy"})}) as one:
+        assert cluster(one).lines("/i/_msearch", b"{}\n") == {"responses": []}
+        with pytest.raises(IndexingError, match="answered 503 to POST /i/_mget: busy"):
+            cluster(one).ask("POST", "/i/_mget", {})
+        assert one.asked == ["POST /i/_msearch"] * 2 + ["POST /i/_mget"] * 3
 
 
 def test_an_answer_that_lacks_a_shard_is_an_error() -> None:

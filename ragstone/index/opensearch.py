@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,12 @@ OLDEST = 3
 """Major version. Before it the engine's BM25 has another scale."""
 
 SPARE = 100
-"""How many more than asked a compressed index is searched for, so that exact ranking loses none."""
+"""How many more than asked the graph is searched for, so that ranking by exact cosines loses none."""
 
 MOST = 10_000
-"""Hits of one search at most: `index.max_result_window` of every index that was not told otherwise."""
+"""Chunks of one list at most: the k-NN plugin's own bound."""
+
+PORT = 9200
 
 PAGE = 500
 """Chunks with their vectors that are read at once."""
@@ -279,9 +281,7 @@ def connect(settings: config.Index) -> OpenSearch:
     if not re.fullmatch("[a-z0-9][a-z0-9_-]{0,62}", prefix):
         raise ConfigError(f"index.url: {prefix!r} can't begin an index's name: lower-case letters, digits, - and _ can")
     options = _options(url.query)
-    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    address = f"{_transport(url.scheme, url.hostname)}://{host}:{url.port or 9200}"
-    cluster = Cluster("OpenSearch", address, settings.user, settings.password, options.ca)
+    cluster = Cluster("OpenSearch", _address(url, url.hostname), settings.user, settings.password, options.ca)
     return OpenSearch(cluster, prefix, settings.url, options)
 
 
@@ -298,6 +298,14 @@ def _options(query: str) -> Options:
     if options.engine not in ("lucene", "faiss"):
         raise ConfigError(f"index.url: engine={options.engine} is neither lucene nor faiss")
     return options
+
+
+def _address(url: SplitResult, host: str) -> str:
+    try:
+        port = url.port or PORT
+    except ValueError as error:
+        raise ConfigError(f"index.url: {error}") from error
+    return f"{_transport(url.scheme, host)}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _transport(scheme: str, host: str) -> str:

@@ -15,19 +15,21 @@ from tests.gateway import Gateway
 if TYPE_CHECKING:
     from tests.cloud import Cloud
 
-# Alibaba's SDK reads its environment when it is imported, and without keys there asks a metadata service on the network for some. No
-# test may reach an account or that service: what the machine has set goes before anything is imported, and the rest of the chain is off.
-for name in [name for name in os.environ if name.startswith("ALIBABA_CLOUD_")]:
-    del os.environ[name]
-os.environ |= {
-    "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
-    "ALIBABA_CLOUD_CLI_PROFILE_DISABLED": "true",
-    "ALIBABA_CLOUD_CREDENTIALS_FILE": os.devnull,
-}
-# The same for AWS: its chain reads the environment at each call, and ends at a metadata service, which is now a port where none listens.
-for name in [name for name in os.environ if name.startswith("AWS_")]:
-    del os.environ[name]
-os.environ["AWS_METADATA_ENDPOINT"] = "http://127.0.0.1:9"
+NOWHERE = "http://127.0.0.1:9"
+"""A port where none listens."""
+
+# Alibaba's SDK reads its environment when it is imported, and without keys there asks a metadata service on the network for some; AWS's
+# chain reads it at each call, and ends at such a service too. No test may reach an account or that service: what the machine has set goes
+# before anything is imported, and the rest of the chains is off. A process that a test spawns keeps the keys that the test set.
+if os.environ.get("AWS_METADATA_ENDPOINT") != NOWHERE:
+    for name in [name for name in os.environ if name.startswith(("ALIBABA_CLOUD_", "AWS_"))]:
+        del os.environ[name]
+    os.environ |= {
+        "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
+        "ALIBABA_CLOUD_CLI_PROFILE_DISABLED": "true",
+        "ALIBABA_CLOUD_CREDENTIALS_FILE": os.devnull,
+        "AWS_METADATA_ENDPOINT": NOWHERE,
+    }
 
 MANUALS = {
     "pump.md": """# Feed pump

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.record import RESULTS, ROOT
+from ragstone.evaluate import Interval
 
 KINDS = {"training": "from documents alone", "labelled": "with labels"}
 WAYS = {"dense": "dense, over the base model", "shipped, over the best untuned": "shipped, over the best untuned retriever"}
@@ -20,24 +21,15 @@ LEAST, MOST = -0.04, 0.12
 
 
 @dataclass(frozen=True)
-class Gain:
-    """How much nDCG@10 rose, and its interval."""
-
-    gain: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Row:
     """One run: what it was, how the most trained candidate did by each way, and what the gate left in force."""
 
     kind: str
     collection: str
     seed: str
-    gains: Mapping[str, Gain]
-    left: Gain
-    peers: Mapping[str, Gain]
+    gains: Mapping[str, Interval]
+    left: Interval
+    peers: Mapping[str, Interval]
     """By peer and way: ours over theirs."""
 
 
@@ -66,8 +58,8 @@ def rows() -> Iterator[Row]:
             )
 
 
-def gain(told: Mapping[str, float]) -> Gain:
-    return Gain(told["gain"], told["low"], told["high"])
+def gain(told: Mapping[str, float]) -> Interval:
+    return Interval(told["gain"], told["low"], told["high"])
 
 
 def table(found: Sequence[Row]) -> Iterator[str]:
@@ -86,9 +78,9 @@ def table(found: Sequence[Row]) -> Iterator[str]:
         yield f"| {KINDS[kind]} | {collection} | {len(those)} | {gains[0]} | {gains[1]} | {mean([row.left for row in those])} | {beside} |"
 
 
-def mean(gains: Sequence[Gain]) -> str:
+def mean(gains: Sequence[Interval]) -> str:
     """The mean gain, and the mean ends of the intervals: seeds share their questions."""
-    ends = [sum(values) / len(gains) for values in zip(*((one.gain, one.low, one.high) for one in gains), strict=True)]
+    ends = [sum(values) / len(gains) for values in zip(*((one.mean, one.low, one.high) for one in gains), strict=True)]
     return f"{ends[0]:+.3f} [{ends[1]:.3f}, {ends[2]:.3f}]"
 
 
@@ -118,8 +110,8 @@ def scale(left: float, title: str, height: float) -> Iterator[str]:
         yield f'<text x="{x - 10:.0f}" y="{TOP - 6}">{value:+.2f}</text>'
 
 
-def line(left: float, y: float, gain: Gain) -> Iterator[str]:
-    low, high, middle = (place(left, value) for value in (gain.low, gain.high, gain.gain))
+def line(left: float, y: float, gain: Interval) -> Iterator[str]:
+    low, high, middle = (place(left, value) for value in (gain.low, gain.high, gain.mean))
     yield f'<line x1="{low:.0f}" x2="{high:.0f}" y1="{y}" y2="{y}" stroke="#1f5fa8" stroke-width="2"/>'
     yield f'<circle cx="{middle:.0f}" cy="{y}" r="4" fill="#1f5fa8"/>'
 

@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.record import record
-from benchmarks.training import MARGIN, SHIPPED, Collection, build, difference, judge, open_retriever, ranks, read, sample, search
+from benchmarks.training import FALL, MARGIN, SHIPPED, Collection, build, difference, judge, open_retriever, ranks, read, sample, search
 from ragstone import embedder, train, weights
 from ragstone.candidates import Base, Corpus, make
-from ragstone.config import Train
 from ragstone.corpus.labelled import Material
 from ragstone.corpus.pairs import Mined, Search, harden, mine
 from ragstone.embedder import Embedder
@@ -30,7 +29,6 @@ from ragstone.recipe import Recipe, chosen
 from ragstone.show import Silence
 from tests.spoilt import RUNS, noisy
 
-FALL = Train().guard
 HONEST, NOISE = "honest", "noise on the weights"
 KINDS = (HONEST, *RUNS, NOISE)
 

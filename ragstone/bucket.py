@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ragstone.connect import is_here
 from ragstone.errors import ConfigError, Conflict, NotFound, StoreError
 from ragstone.key import Stat, checked
 from ragstone.manifest import NAME, Manifest
@@ -32,7 +33,6 @@ FIRST = 15.0
 """The same, for the first call of all: an endpoint that never answered is more likely a wrong one than one that recovers."""
 PAUSES = 0.1, 5.0
 """Seconds of the first pause between two tries, and of the longest."""
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 WRITER = "ragstone-writer"
 """Metadata of an object that was created: a number that its writer drew, to know it by when the answer was lost."""
 
@@ -80,7 +80,7 @@ def read(url: str) -> Place:
     address = urlsplit(options.get("endpoint", "https://"))
     if address.scheme not in ("http", "https"):
         raise ConfigError(f"{options['endpoint']!r} in project.store is no endpoint", "endpoint=https://host")
-    if address.scheme == "http" and address.hostname not in LOOPBACK and not insecure:
+    if address.scheme == "http" and not is_here(address.hostname) and not insecure:
         raise ConfigError(f"{options['endpoint']} is not encrypted", f"https://{address.netloc}, or insecure=true in project.store")
     return Place(url, parts.netloc, unquote(parts.path).strip("/"), **options)
 

@@ -69,7 +69,7 @@ class Train:
     batch: int = 32
     """Pairs a step: each question is told from the passages of all of them."""
     memory: float = 4.0
-    """GiB that the training process may take. Lower takes longer, and gives the same model."""
+    """GiB that the training process is planned to take while it steps. Lower takes longer, and gives the same model."""
     seed: int = 17
     margin: float = 0.02
     """The lower bound of the held-out gain must exceed this on mined questions; people's own need no more than 0."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from importlib import import_module, metadata
+from ipaddress import ip_address
 from types import ModuleType
 
 from ragstone.errors import ConfigError
@@ -22,6 +23,18 @@ def scheme(url: str) -> str:
     ('s3', 'openai', 'local', 'ray')
     """
     return re.split(r"://|[+?]", url, maxsplit=1)[0]
+
+
+def is_here(host: str | None) -> bool:
+    """Whether a host is this machine, where http is no risk.
+
+    >>> is_here("127.0.0.1"), is_here("::1"), is_here("localhost"), is_here("example.com"), is_here(None)
+    (True, True, True, False, False)
+    """
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def connector(stage: str, url: str) -> ModuleType:

@@ -231,7 +231,7 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
     digest = snapshot(settings, store, Silence())
     labels = _labels(settings, show)
     recipe = lessons.chosen(settings, labels.digest if labels.labels else "", show)
-    demands = [settings.train.margin, settings.train.guard]
+    demands = [settings.train.margin, settings.train.guard, settings.train.fusion]
     key = f"verdicts/{_digest([digest, _base(settings), asdict(recipe), asdict(settings.retrieve), *demands])}.json"
     if not store.stat(key):
         chunks = snapshots.load(store, digest).chunks

@@ -10,13 +10,13 @@ import http.client
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-REFUSED, BUSY, LOST, HALF = "refused", "busy", "lost", "half"
+REFUSED, BUSY, LOST, HALF = WAYS = "refused", "busy", "lost", "half"
 """The connection ends before the call is passed on; 503; the answer is not passed back; half of its body is."""
 
 
@@ -91,3 +91,8 @@ def before(endpoint: str, fails: Callable[[int, str], str] = Proxy.fails) -> Ite
     finally:
         server.shutdown()
         server.server_close()
+
+
+def before_half(endpoint: str) -> AbstractContextManager[Proxy]:
+    """Every second call fails, each time in another way."""
+    return before(endpoint, lambda number, call: WAYS[number // 2 % 4] if number % 2 else "")

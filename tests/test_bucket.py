@@ -70,7 +70,7 @@ def test_a_build_on_a_bucket_that_fails_half_of_its_calls_makes_the_same_release
     monkeypatch.setenv("RAGSTONE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(bucket, "PAUSES", (0.001, 0.01))
     ways, url = (BUSY, LOST, REFUSED, HALF), s3.url()
-    with proxy.before(s3.endpoint, lambda number, call: ways[number // 2 % 4] if number % 2 else "") as between:
+    with proxy.before_half(s3.endpoint) as between:
         again = project.build(based, connect(url.replace(s3.apart, between.endpoint)), Silence())
     assert again.id == made.id
     record = release.current(connect(url), "production")

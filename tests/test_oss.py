@@ -15,7 +15,7 @@ from ragstone.store import Stat, connect, fetch, publish
 from tests import cloud as clouds
 from tests import proxy
 from tests.cloud import Cloud
-from tests.proxy import BUSY, HALF, LOST, REFUSED, Proxy
+from tests.proxy import LOST, Proxy
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def half(cloud: Cloud) -> Iterator[Proxy]:
     """OSS with every second call failing, each time in another way."""
-    ways = (BUSY, LOST, REFUSED, HALF)
-    with proxy.before(cloud.endpoint, lambda number, call: ways[number // 2 % 4] if number % 2 else "") as between:
+    with proxy.before_half(cloud.endpoint) as between:
         yield between
 
 

@@ -17,7 +17,7 @@ from ragstone.errors import ConfigError, Conflict, StoreError
 from ragstone.store import Stat, connect, fetch, publish
 from tests import gateway, proxy
 from tests.gateway import Gateway
-from tests.proxy import BUSY, HALF, LOST, REFUSED, Proxy
+from tests.proxy import LOST, REFUSED, Proxy
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def half(s3: Gateway) -> Iterator[Proxy]:
     """The server with every second call failing, each time in another way."""
-    ways = (BUSY, LOST, REFUSED, HALF)
-    with proxy.before(s3.endpoint, lambda number, call: ways[number // 2 % 4] if number % 2 else "") as between:
+    with proxy.before_half(s3.endpoint) as between:
         yield between
 
 

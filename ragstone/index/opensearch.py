@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from ragstone import config, facets, keywords
 from ragstone.analyser import analyser
 from ragstone.cluster import Cluster, packed, reason
+from ragstone.connect import is_here
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
@@ -313,10 +313,7 @@ def _transport(scheme: str, host: str) -> str:
     _, _, named = scheme.partition("+")
     if named:
         return named
-    try:
-        return "http" if ip_address(host).is_loopback else "https"
-    except ValueError:
-        return "http" if host == "localhost" else "https"
+    return "http" if is_here(host) else "https"
 
 
 def _definition(dimensions: int, digest: str, options: Options) -> dict[str, Any]:

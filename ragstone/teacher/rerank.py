@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +16,7 @@ import orjson
 
 from ragstone.completions import Completions, Endpoint, Patience
 from ragstone.config import Train
+from ragstone.connect import is_here
 from ragstone.errors import ConfigError, GeneratorError, TrainError
 from ragstone.teacher import Listed, Say
 
@@ -49,7 +49,7 @@ def endpoint(url: str, key: str = "") -> Endpoint:
     query = parse_qs(parts.query)
     if transport not in ("http", "https") or not parts.hostname or set(query) != {"model"} or len(query["model"]) != 1:
         raise ConfigError("train.teacher must name a host and one model, and nothing else", EXAMPLE)  # not quoted: it may hold a key
-    if transport == "http" and not _is_here(parts.hostname):
+    if transport == "http" and not is_here(parts.hostname):
         raise ConfigError(f"train.teacher would send passages unencrypted to {parts.netloc}; http is for this machine only", EXAMPLE)
     return Endpoint(f"{transport}://{parts.netloc}{parts.path.rstrip('/') or '/v1/rerank'}", query["model"][0], key, "rerank")
 
@@ -108,10 +108,3 @@ def read(body: bytes, count: int, url: str) -> list[float]:
 
 def _start(body: bytes) -> str:
     return body[:200].decode(errors="replace")
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -32,6 +32,7 @@ from alibabacloud_tea_openapi.utils_models import Config
 from Tea.exceptions import UnretryableException
 
 from ragstone import alibaba, job
+from ragstone.connect import is_here
 from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError, TrainError
 from ragstone.train import MEMORY, Progress, Recipe, Report, Trainer
@@ -391,7 +392,7 @@ def _client(place: Place, credentials: Credentials) -> Client:
 def _server(endpoint: str) -> tuple[str, str]:
     """Protocol and host. Raises `ConfigError` on http to another machine: a session's token travels in a header."""
     protocol, _, host = endpoint.rpartition("://")
-    if protocol == "http" and urlsplit(endpoint).hostname not in ("127.0.0.1", "::1", "localhost"):
+    if protocol == "http" and not is_here(urlsplit(endpoint).hostname):
         raise ConfigError(f"{endpoint} is not encrypted", f"https://{host}")
     return protocol or "https", host.strip("/")
 

@@ -21,7 +21,7 @@ from tests import cloud as clouds
 from tests import origins, proxy
 from tests.gateway import Gateway
 from tests.origins import Site
-from tests.proxy import BUSY, HALF, LOST, REFUSED
+from tests.proxy import REFUSED
 from tests.speaker import speaking
 from tests.tiny import tiny
 
@@ -69,7 +69,7 @@ def test_a_build_on_a_bucket_that_fails_half_of_its_calls_makes_the_same_release
     made = project.build(based, connect(based.store_url), Silence())
     monkeypatch.setenv("RAGSTONE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(bucket, "PAUSES", (0.001, 0.01))
-    ways, url = (BUSY, LOST, REFUSED, HALF), s3.url()
+    url = s3.url()
     with proxy.before_half(s3.endpoint) as between:
         again = project.build(based, connect(url.replace(s3.apart, between.endpoint)), Silence())
     assert again.id == made.id

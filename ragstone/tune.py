@@ -118,6 +118,7 @@ class Run:
         self.taught, self.held = heldout.split(pairs, recipe.held_out)
         self.workers, self.told = workers or Alone(), saved
         self.identity = f"{embedder.digest(self.base)} {digest(pairs)} {recipe.digest}"
+        self.memory = memory
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = encoder.open(self.base, self.device, _half(self.device))
         self.card = self.encoder.card
@@ -171,6 +172,7 @@ class Run:
             self._look()
         while not self.over:
             loss = self._take()
+            parts.trim(self.memory)
             self.step += 1
             now = time.monotonic()
             self.seconds = self.workers.agree(spent + now - began)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragstone import config, facets, keywords
-from ragstone.analyser import analyser
+from ragstone.analyser import Analyser
 from ragstone.cluster import Cluster, packed, reason
 from ragstone.connect import is_here
 from ragstone.corpus import Chunk
@@ -27,7 +27,7 @@ from ragstone.errors import ConfigError, IndexingError
 from ragstone.index import PLACE, Candidate, Query, check
 from ragstone.keywords import PAIRS, WORDS, Terms
 
-FORMAT = 1
+FORMAT = 2
 """Counts up with every change of the mapping or of how words are analysed; part of an index's digest."""
 
 OLDEST = 3
@@ -168,7 +168,7 @@ class OpenSearchIndex:
         self._name = name
         self._size = int(meta["chunks"])
         self._options = options
-        self._analyser = analyser()
+        self._analyser = Analyser()
         self._rarities: dict[tuple[str, str], float] = {}
 
     def __len__(self) -> int:
@@ -365,7 +365,7 @@ def _cosines(vector: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Any] 
 
 def _lines(chunks: Sequence[Chunk], vectors: Vectors) -> Iterator[bytes]:
     """Two lines of a bulk request for each chunk, in the order of their ids: equal corpora rank ties alike."""
-    reader = analyser()
+    reader = Analyser()
     for row in sorted(range(len(chunks)), key=lambda row: chunks[row].id):
         chunk = chunks[row]
         stems = reader.analyze(chunk.context)

@@ -225,6 +225,21 @@ def test_an_index_of_one_chunk_answers(make: Callable[[Sequence[Chunk], Vectors]
     assert found.in_keyword
 
 
+@pytest.mark.parametrize(
+    ("question", "found"),
+    [("离心泵", "zh"), ("泵的密封件多久更换？", "zh"), ("ポンプ", "ja"), ("펌프", "ko"), ("Python语言", "mixed"), ("密度", "")],
+)
+def test_writing_without_spaces_is_searched_by_pairs_of_characters(
+    make: Callable[[Sequence[Chunk], Vectors], Index], question: str, found: str
+) -> None:
+    texts = {"zh": "离心泵的密封件每四年更换一次。", "ja": "ポンプのシールを交換する", "ko": "원심펌프를 점검한다", "mixed": "用Python语言编写"}
+    chunks = [Chunk(id, id, "", (), 0, len(text), text) for id, text in texts.items()]
+    with closing(make(chunks, unit(np.eye(4, 16)))) as index:
+        hits = index.search(Query(question, unit(np.ones(16)), PUBLIC))
+        best = max(hits, key=lambda hit: hit.keyword)
+        assert (best.chunk if best.keyword else "") == found
+
+
 def test_dimensions_of_any_number_are_taken(make: Callable[[Sequence[Chunk], Vectors], Index]) -> None:
     narrow = unit(VECTORS[:, :13])
     with closing(make(CHUNKS, narrow)) as index:

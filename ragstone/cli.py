@@ -26,7 +26,9 @@ app = typer.Typer(
 releases = typer.Typer(help="What is served: list, look at, compare, promote and roll back releases.", no_args_is_help=True)
 keys = typer.Typer(help="Who may ask: create, list and revoke API keys.", no_args_is_help=True)
 models = typer.Typer(help="Weights: what can be pulled, and pulling it.", no_args_is_help=True)
+services = typer.Typer(help="Which generator answers: versions, their shares of the questions, rollback.", no_args_is_help=True)
 app.add_typer(releases, name="release")
+app.add_typer(services, name="service")
 app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
 
@@ -184,6 +186,69 @@ def edge(
 
     settings = config.override(config.load(), "edge", port=port, origin=origin)
     connector("edge", settings.edge.url).run(settings, lambda url: print(f"edge {url}", flush=True))
+
+
+@app.command()
+def deploy(
+    file: Annotated[Path, typer.Argument(help="A service.json: name, model, AutoScaling; PAI-EAS's fields are understood.")],
+    version: Annotated[str, typer.Option(help="What this version is called; it never changes.")] = "v1",
+    explain: Annotated[bool, typer.Option("--explain", help="Print what each field becomes, and do nothing.")] = False,
+) -> None:
+    """Keep a version of a generator, after it has answered once; it takes no questions until it is given a share."""
+    from ragstone import service
+
+    settings, store = _open()
+    deployment = service.read(file, version, settings)
+    if explain:
+        print(service.explain(deployment))
+        return
+    service.deploy(settings, store, deployment, Terminal().say)
+    print(f"{deployment.id} is there; to let it answer: ragstone service promote {deployment.id}")
+
+
+@services.command("list")
+def service_list(channel: Channel = None) -> None:
+    """Every version, and its share of the questions in the release in force."""
+    from ragstone import release as rel
+    from ragstone import service
+
+    settings, store = _open()
+    record = rel.current(store, channel or settings.project.channel)
+    shares = rel.load(store, record.release).generator if record else {}
+    for id in service.deployed(store):
+        print(f"{id:<40} {shares.get(id, 0):>3} %")
+
+
+@services.command("traffic")
+def service_traffic(
+    shares: Annotated[list[str], typer.Argument(help="v1=90 v2=10: per cent of the conversations, in all 100.")], channel: Channel = None
+) -> None:
+    """Share the questions out over versions: the release in force with these shares, promoted."""
+    from ragstone import service
+
+    settings, store = _open()
+    record = service.share(store, channel or settings.project.channel, service.parse(shares))
+    print(f"{record.channel} {record.number}: {record.release}")
+
+
+@services.command("promote")
+def service_promote(version: Annotated[str, typer.Argument(help="A version, or name/version.")], channel: Channel = None) -> None:
+    """Let one version answer every question."""
+    from ragstone import service
+
+    settings, store = _open()
+    record = service.share(store, channel or settings.project.channel, {version: 100})
+    print(f"{record.channel} {record.number}: {record.release}")
+
+
+@services.command("rollback")
+def service_rollback(channel: Channel = None) -> None:
+    """Let the versions answer that did before, with the documents and the model of now."""
+    from ragstone import service
+
+    settings, store = _open()
+    record = service.rollback(store, channel or settings.project.channel)
+    print(f"{record.channel} {record.number}: {record.release}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -167,7 +167,6 @@ def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index
 
 def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: str, show: Show) -> Release:
     """The release of a snapshot under a model, with all its parts in the store."""
-    from ragstone import serve
     from ragstone.rag import local as rag
     from ragstone.retrieve import weighed
 
@@ -177,7 +176,7 @@ def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: 
         snapshot=snapshot,
         model=model,
         index=digest,
-        generator={serve.register(store, settings, show.say): 100},
+        generator=_generators(settings, store, show),
         retrieval=asdict(weighed(settings.retrieve, open_model(store, model))),
         calibration=calibration.coefficients,
         prompt=rag.PROMPT,
@@ -185,6 +184,15 @@ def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: 
     )
     releases.save(store, release)
     return release
+
+
+def _generators(settings: Settings, store: Store, show: Show) -> Mapping[str, int]:
+    """The deployed versions that are in force with their shares; before any is deployed, that of `serve.url`."""
+    from ragstone import serve, service
+
+    record = releases.current(store, settings.project.channel)
+    known = releases.load(store, record.release).generator if record else {}
+    return known if service.named(known) else {serve.register(store, settings, show.say): 100}
 
 
 def build(settings: Settings, store: Store, show: Show) -> Release:

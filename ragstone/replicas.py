@@ -45,10 +45,13 @@ class Replicas:
 
     async def start(self) -> None:
         """Load the model for as many as there are to be at least. Raises `GeneratorError`, with llama.cpp's own words."""
-        places = [self._place() for _ in range(self._bounds.least)]
+        opening = [asyncio.create_task(self._place().open()) for _ in range(self._bounds.least)]
         try:
-            await asyncio.gather(*(place.open() for place in places))
+            await asyncio.gather(*opening)
         except BaseException:
+            for task in opening:  # those that do start would be left behind
+                task.cancel()
+            await asyncio.wait(opening)
             await self.close()
             raise
         if self._bounds.most > self._bounds.least:

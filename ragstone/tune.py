@@ -118,7 +118,6 @@ class Run:
         self.taught, self.held = heldout.split(pairs, recipe.held_out)
         self.workers, self.told = workers or Alone(), saved
         self.identity = f"{embedder.digest(self.base)} {digest(pairs)} {recipe.digest}"
-        self.memory = memory
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = encoder.open(self.base, self.device, _half(self.device))
         self.card = self.encoder.card
@@ -127,7 +126,7 @@ class Run:
         self.known_passages: dict[str, Vector] = {}
         self.learned = {name: weight.requires_grad_() for name, weight in self.encoder.weights.items()}
         self.optimiser = torch.optim.AdamW(self.learned.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self.parts = parts.Parts(self.encoder, parts.room(memory, self.device, list(self.learned.values())))
+        self.parts = parts.Parts(self.encoder, parts.room(memory, self.device, list(self.learned.values())), memory)
         self.step = 0
         self.seconds = 0.0
         self.looks = heldout.Looks()
@@ -172,7 +171,6 @@ class Run:
             self._look()
         while not self.over:
             loss = self._take()
-            parts.trim(self.memory)
             self.step += 1
             now = time.monotonic()
             self.seconds = self.workers.agree(spent + now - began)

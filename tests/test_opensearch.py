@@ -20,6 +20,7 @@ from ragstone.cluster import Cluster, Patience
 from ragstone.config import Settings
 from ragstone.corpus import Chunk
 from ragstone.errors import ConfigError, IndexingError
+from ragstone.hosted import HostedIndex
 from ragstone.index import Candidate, Index, local, opensearch
 from ragstone.show import Silence
 from tests import engines, node
@@ -240,7 +241,7 @@ def test_what_is_in_the_index_need_not_be_encoded_again(both: tuple[Index, Index
     assert there[CHUNKS[3].id] == pytest.approx(VECTORS[3], abs=1e-6)
 
 
-def ask(index: opensearch.OpenSearchIndex, method: str, path: str, body: object = None) -> Any:
+def ask(index: HostedIndex, method: str, path: str, body: object = None) -> Any:
     cluster = index._cluster
     assert cluster
     return cluster.ask(method, path.replace("INDEX", index._name), body)

@@ -171,6 +171,10 @@ class HostedIndex(ABC):
     """An opened index. Its documents never change, so how rare a term is gets asked once. Safe to search from several threads."""
 
     kind: ClassVar[str]
+    most: ClassVar[int] = MOST
+    """Chunks of one list at most."""
+    factor: ClassVar[float] = 1.0
+    """What the engine multiplies BM25 by."""
 
     def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any]) -> None:
         self.digest = digest
@@ -185,8 +189,12 @@ class HostedIndex(ABC):
         """The search for the chunks with the nearest vectors; the filter is inside it."""
 
     @abstractmethod
-    def _cosines(self, vector: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Any] | None:
-        """The search that scores each of these chunks by 1 + its cosine; None when there are none."""
+    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any]:
+        """The search that scores each of these chunks, one at least, by its cosine from the full vectors."""
+
+    @abstractmethod
+    def _cosine(self, score: float) -> float:
+        """The cosine that such a score stands for."""
 
     def __len__(self) -> int:
         return self._size
@@ -196,16 +204,18 @@ class HostedIndex(ABC):
         self._open()
         if not query.groups:
             return []
-        limit, deep = (min(many, self._size, MOST) for many in (query.limit, query.limit + SPARE))
+        limit, deep = (min(many, self._size, self.most) for many in (query.limit, query.limit + SPARE))
         allowed = [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
         terms = keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
         near, keyword = self._run(self._nearest(query, deep, allowed), _having(terms, limit, allowed))
         rest = sorted(near.keys() - keyword.keys())
         also = _having(terms, len(rest), [{"ids": {"values": rest}}])
-        exact, others = self._run(self._cosines(query.vector, sorted(near.keys() | keyword.keys())), also)
+        both = sorted(near.keys() | keyword.keys())
+        exact, others = self._run(self._cosines(query, both) if both else None, also)
         best = set(sorted(near, key=lambda id: (-exact[id], id))[:limit])
         scores = self._shares(keyword | others, terms)
-        return [Candidate(id, exact[id] - 1, scores.get(id, 0.0), id in best, id in keyword) for id in sorted(best | keyword.keys())]
+        cosines = {id: self._cosine(exact[id]) for id in best | keyword.keys()}
+        return [Candidate(id, cosines[id], scores.get(id, 0.0), id in best, id in keyword) for id in sorted(cosines)]
 
     def chunks(self, ids: Sequence[str]) -> list[Chunk]:
         held = {id: source["chunk"] for id, source in self._sources(list(dict.fromkeys(ids)), ["chunk"])}
@@ -246,9 +256,9 @@ class HostedIndex(ABC):
         return {hit["_id"]: float(hit["_score"]) for hit in answer["hits"]["hits"]}
 
     def _shares(self, scores: Mapping[str, float], terms: Terms) -> dict[str, float]:
-        """BM25 as a share of its ceiling: the engine's own, without k1 + 1, is below 1 times the rarity of a term."""
+        """BM25 as a share of its ceiling: without a factor, it is below 1 times the rarity of a term."""
         ceiling = sum(weight * rarity for weight, rarity in zip(terms.values(), self._rare(list(terms)), strict=True)) if scores else 1.0
-        return {id: min(1.0, score / ceiling) for id, score in scores.items()}
+        return {id: min(1.0, score / (self.factor * ceiling)) for id, score in scores.items()}
 
     def _rare(self, terms: Sequence[tuple[str, str]]) -> list[float]:
         """The inverse document frequency of each term."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ragstone import config, hosted
 from ragstone.cluster import Cluster
@@ -99,11 +98,12 @@ class OpenSearchIndex(HostedIndex):
         }
         return {"size": limit, "query": {"knn": {"vector": knn}}}
 
-    def _cosines(self, vector: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Any] | None:
-        if not ids:
-            return None
-        script = {"source": COSINE, "params": {"vector": np.asarray(vector, np.float32)}}
+    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any]:
+        script = {"source": COSINE, "params": {"vector": np.asarray(query.vector, np.float32)}}
         return {"size": len(ids), "query": {"script_score": {"query": {"ids": {"values": ids}}, "script": script}}}
+
+    def _cosine(self, score: float) -> float:
+        return score - 1
 
 
 def connect(settings: config.Index) -> OpenSearch:

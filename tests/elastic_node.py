@@ -1,4 +1,4 @@
-"""A real Elasticsearch node on loopback, from Maven Central, without a container: `python -m tests.elastic_node` runs the tests that need one.
+"""A real Elasticsearch node on loopback, from Maven Central: `python -m tests.elastic_node` runs the tests that need one.
 
 What is there is the server with its REST layer, under a basic licence, without Painless, ingest processors, `_inference` and what else is a
 module of its own; it does not even answer `GET /`. Else it is as `tests/engines.py` says of OpenSearch's.

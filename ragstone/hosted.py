@@ -212,6 +212,8 @@ class HostedIndex(ABC):
         also = _having(terms, len(rest), [{"ids": {"values": rest}}])
         both = sorted(near.keys() | keyword.keys())
         exact, others = self._run(self._cosines(query, both) if both else None, also)
+        if len(exact) < len(both):
+            raise IndexingError(f"{self.kind} scored {len(exact)} chunks of {self._name} instead of {len(both)}")
         best = set(sorted(near, key=lambda id: (-exact[id], id))[:limit])
         scores = self._shares(keyword | others, terms)
         cosines = {id: self._cosine(exact[id]) for id in best | keyword.keys()}

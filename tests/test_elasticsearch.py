@@ -14,6 +14,7 @@ import pytest
 import urllib3
 
 from ragstone import config, project, release, store
+from ragstone.cluster import Cluster
 from ragstone.config import Settings
 from ragstone.corpus import Chunk
 from ragstone.errors import ConfigError, IndexingError
@@ -40,6 +41,7 @@ def connect(url: str, **credentials: str) -> elasticsearch.Elasticsearch:
         ("elasticsearch://h/?m=many", "invalid literal for int"),
         ("elasticsearch://h/?ef_search=9", "no option 'ef_search'; there are type, m, ef_construction, num_candidates, oversample, ca"),
         ("elasticsearch://h/?type=int2_hnsw", "type=int2_hnsw is none of hnsw, int8_hnsw, bbq_hnsw"),
+        ("elasticsearch://h/?num_candidates=20000", "is more than the 10000 that Elasticsearch takes"),
         ("elasticsearch://h/?oversample=0", "oversample is 1 at least"),
     ],
 )
@@ -105,6 +107,18 @@ def test_nothing_is_encoded_for_a_cluster_that_can_take_no_index(settings: Setti
         with pytest.raises(IndexingError, match="is red"):
             project.build(there, opened, Silence())
     assert not list(opened.list("indexes/"))
+
+
+def test_a_chunk_that_the_engine_gave_no_cosine_is_an_error() -> None:
+    def found(*ids: str) -> dict[str, Any]:
+        return {"timed_out": False, "_shards": {"failed": 0}, "hits": {"hits": [{"_id": id, "_score": 0.9} for id in ids]}}
+
+    answers = [(200, {"responses": [found("a"), found("b")]}), (200, {"responses": [found("a"), found("a")]})]
+    with node.running({"POST /i/_msearch": answers}) as one:
+        cluster = Cluster("Elasticsearch", f"http://{one.address}", "", "")
+        index = elasticsearch.ElasticsearchIndex("d", cluster, "i", {"chunks": 9}, elasticsearch.Options())
+        with pytest.raises(IndexingError, match="scored 1 chunks of i instead of 2"):
+            index.search(QUERY)
 
 
 # ---- a real node

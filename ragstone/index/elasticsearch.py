@@ -118,6 +118,8 @@ def connect(settings: config.Index) -> Elasticsearch:
     options = hosted.options(Options, settings.url)
     if options.type not in TYPES:
         raise ConfigError(f"index.url: type={options.type} is none of {', '.join(TYPES)}")
+    if options.num_candidates > MOST:
+        raise ConfigError(f"index.url: num_candidates={options.num_candidates} is more than the {MOST} that Elasticsearch takes")
     if options.oversample < 1:
         raise ConfigError("index.url: oversample is 1 at least: without it scores would be those of rounded vectors")
     cluster, prefix = hosted.reach("Elasticsearch", settings, options.ca)

@@ -159,6 +159,10 @@ class Hosted(ABC):
             gone = f"the cluster at {self._cluster.url} is red: some of its data is not there"
             raise IndexingError(gone, "GET /_cluster/allocation/explain")
 
+    def _check_rights(self) -> None:
+        """Who may not see such an index may not make one. Nobody has a digest so short."""
+        self._found(self._name("0"))
+
     def _check_blocks(self) -> None:
         settings = self._cluster.ask("GET", "/_cluster/settings?flat_settings=true")
         values = {**settings.get("persistent", {}), **settings.get("transient", {})}

@@ -34,6 +34,9 @@ JAVA = 21
 
 NODE = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:{VERSION}:zip"
 
+START = 300
+"""Tries to reach a node that starts, a second apart: a busy machine takes minutes."""
+
 URL = "RAGSTONE_TEST_ELASTICSEARCH"
 """Names the node for the tests that need one."""
 
@@ -45,10 +48,12 @@ def up() -> str:
     home = _home()
     if not engines._runs(home):
         _start(home, _java(), engines._free_port())
-    node = (home / "url").read_text()
-    health = urllib3.request("GET", f"{node}/_cluster/health?wait_for_status=yellow", retries=engines._patience(), timeout=60)
-    if health.status != 200:
-        raise Missing(f"the node at {node} answers {health.status}; its log is {home / 'node.log'}")
+    node, patience = (home / "url").read_text(), urllib3.Retry(START, backoff_factor=1, backoff_max=1, status_forcelist=[503])
+    try:
+        urllib3.request("GET", f"{node}/_cluster/health?wait_for_status=yellow", retries=patience, timeout=60)
+    except urllib3.exceptions.MaxRetryError as error:
+        down()
+        raise Missing(f"the node at {node} does not answer; its log is {home / 'node.log'}") from error
     return node
 
 

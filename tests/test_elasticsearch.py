@@ -77,6 +77,7 @@ FAULTS = [
     ({"GET /_nodes": {"nodes": {"one": {"version": "3.6.0"}}}}, "is not Elasticsearch"),
     ({"GET /_nodes": {}}, "is not Elasticsearch"),
     ({"GET /_nodes": (401, {"error": "Unauthorized"})}, "answered 401 to GET /_nodes"),
+    ({"GET /docs-0": (403, {"error": "docs-* is not yours"})}, r"answered 403 to GET /docs-0: docs-\* is not yours"),
     ({"GET /_cluster/health": {"status": "red"}}, "is red"),
     ({"GET /_cluster/settings": {"persistent": {"cluster.blocks.read_only": "true"}}}, "takes no writes: cluster.blocks.read_only"),
 ]
@@ -85,7 +86,7 @@ FAULTS = [
 @pytest.mark.parametrize(("fault", "words"), FAULTS)
 def test_a_cluster_that_can_take_no_index_is_named_with_the_reason(fault: dict[str, Any], words: str) -> None:
     with node.running({**WELL, **fault}) as one, pytest.raises(IndexingError, match=words):
-        connect(f"elasticsearch://{one.address}").check()
+        connect(f"elasticsearch://{one.address}/docs").check()
 
 
 def test_a_cluster_that_is_well_passes() -> None:

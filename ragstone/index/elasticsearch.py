@@ -59,6 +59,7 @@ class Elasticsearch(Hosted):
     def check(self) -> None:
         nodes = self._cluster.greet(VERSIONS).get("nodes", {})
         _check_version(self._cluster.url, list(nodes.values()))
+        self._check_rights()
         self._check_health()
         self._check_blocks()
 

@@ -40,7 +40,7 @@ START = 300
 URL = "RAGSTONE_TEST_ELASTICSEARCH"
 """Names the node for the tests that need one."""
 
-TESTS = ("tests/conformance/test_index.py", "tests/test_elasticsearch.py", "-k", "elasticsearch")
+TESTS = ("tests/conformance/test_index.py", "tests/conformance/test_hosted.py", "tests/test_elasticsearch.py", "-k", "elasticsearch")
 
 
 def up() -> str:

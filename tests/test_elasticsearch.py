@@ -1,8 +1,7 @@
-"""What is Elasticsearch's own: what its URL says, what is wrong before any work, and that its scores are the local index's."""
+"""What is Elasticsearch's own: what its URL says, what is wrong, what its graphs round. The rest is `conformance/test_hosted.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +10,15 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-import urllib3
 
-from ragstone import config, project, release, store
+from ragstone import config, project, store
 from ragstone.cluster import Cluster
 from ragstone.config import Settings
-from ragstone.corpus import Chunk
 from ragstone.errors import ConfigError, IndexingError
-from ragstone.hosted import HostedIndex
-from ragstone.index import Index, elasticsearch, local
+from ragstone.index import elasticsearch
 from ragstone.show import Silence
 from tests import elastic_node, node
 from tests.conformance.test_index import CHUNKS, QUERY, VECTORS, unit
-from tests.test_opensearch import CHANGES, SHORT, TEXTS, cosines, hits, shares
 
 
 def connect(url: str, **credentials: str) -> elasticsearch.Elasticsearch:
@@ -130,28 +125,6 @@ def place() -> elasticsearch.Elasticsearch:
     return connect(elastic_node.url(f"test-{uuid4().hex}"))
 
 
-@pytest.fixture
-def both(place: elasticsearch.Elasticsearch, tmp_path: Path) -> Iterator[tuple[Index, Index]]:
-    chunks, vectors = [*CHUNKS, SHORT], [*VECTORS, VECTORS[5]]
-    for at in (local.Folders(), place):
-        at.build(tmp_path / type(at).__name__, "d", chunks, np.stack(vectors))
-    with closing(local.open(tmp_path / "Folders", "d")) as here, closing(place.open(tmp_path / "Elasticsearch", "d")) as there:
-        yield here, there
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_scores_are_those_of_the_local_index(both: tuple[Index, Index], text: str) -> None:
-    for query in [replace(QUERY, text=text, **change) for change in CHANGES]:
-        here, there = ({one.chunk: one for one in index.search(replace(query, limit=400))} for index in both)
-        assert here.keys() == there.keys()
-        for id, one in here.items():
-            assert there[id].keyword == pytest.approx(one.keyword, rel=1e-3, abs=1e-6)
-            assert there[id].dense == pytest.approx(one.dense, abs=1e-3)
-        narrow_here, narrow_there = (index.search(query) for index in both)
-        assert cosines(narrow_here) == pytest.approx(cosines(narrow_there), abs=1e-3)
-        assert shares(narrow_here) == pytest.approx(shares(narrow_there), rel=1e-3)
-
-
 @pytest.mark.parametrize("type", elasticsearch.TYPES)
 def test_a_cosine_is_that_of_the_full_vectors_whatever_the_graph_rounds_them_to(tmp_path: Path, type: str) -> None:
     place = connect(elastic_node.url(f"test-{uuid4().hex}?type={type}"))
@@ -182,101 +155,3 @@ def test_a_graph_that_can_not_hold_the_vectors_is_refused_in_the_engines_words(t
     place = connect(elastic_node.url(f"test-{uuid4().hex}?type=bbq_hnsw"))
     with pytest.raises(IndexingError, match=r"answered 400 to PUT .*64"):
         place.build(tmp_path, "d", CHUNKS, VECTORS)
-
-
-def test_what_is_in_the_index_need_not_be_encoded_again(both: tuple[Index, Index]) -> None:
-    asked: list[Chunk] = [CHUNKS[3], replace(CHUNKS[4], text="edited"), replace(CHUNKS[5], id="new")]
-    here, there = (index.encoded(asked) for index in both)
-    assert here.keys() == there.keys() == {CHUNKS[3].id}
-    assert there[CHUNKS[3].id] == pytest.approx(VECTORS[3], abs=1e-6)
-
-
-def ask(index: HostedIndex, method: str, path: str, body: object = None) -> Any:
-    cluster = index._cluster
-    assert cluster
-    return cluster.ask(method, path.replace("INDEX", index._name), body)
-
-
-def test_a_load_that_died_half_way_is_gone_on_with(place: elasticsearch.Elasticsearch, tmp_path: Path) -> None:
-    place.build(tmp_path / "one", "d", CHUNKS, VECTORS)
-    index = place.open(tmp_path / "one", "d")
-    before = index.search(QUERY)
-    ask(index, "PUT", "/INDEX/_mapping", {"_meta": {"digest": "d"}})
-    with pytest.raises(IndexingError, match=r"Elasticsearch at .* has no whole index"):
-        place.open(tmp_path / "one", "d")
-    place.build(tmp_path / "two", "d", CHUNKS, VECTORS)
-    assert place.open(tmp_path / "two", "d").search(QUERY) == before
-    assert ask(index, "GET", "/INDEX/_count")["count"] == 300
-
-
-def test_a_whole_index_takes_no_more_documents(place: elasticsearch.Elasticsearch, tmp_path: Path) -> None:
-    place.build(tmp_path, "d", CHUNKS, VECTORS)
-    with pytest.raises(IndexingError, match="answered 403"):
-        ask(place.open(tmp_path, "d"), "PUT", "/INDEX/_doc/x", {})
-
-
-def address(name: str) -> str:
-    """Of an index, or of the node for an empty name, over HTTP."""
-    return elastic_node.url(name).replace("elasticsearch", "http").rstrip("/")
-
-
-def test_a_read_only_cluster_is_found_before_any_work(place: elasticsearch.Elasticsearch) -> None:
-    where = f"{address('')}/_cluster/settings"
-    urllib3.request("PUT", where, json={"persistent": {"cluster.blocks.read_only": True}})
-    try:
-        with pytest.raises(IndexingError, match=r"takes no writes: cluster\.blocks\.read_only"):
-            place.check()
-    finally:
-        urllib3.request("PUT", where, json={"persistent": {"cluster.blocks.read_only": None}})
-
-
-def test_a_red_cluster_is_found_before_any_work(place: elasticsearch.Elasticsearch) -> None:
-    """An index whose only shard may lie on no node."""
-    lost = address(f"lost-{uuid4().hex}")
-    nowhere = {"settings": {"index.routing.allocation.require._name": "nobody", "number_of_replicas": 0}}
-    urllib3.request("PUT", f"{lost}?wait_for_active_shards=0", json=nowhere)
-    try:
-        with pytest.raises(IndexingError, match="is red"):
-            place.check()
-    finally:
-        urllib3.request("DELETE", lost)
-
-
-# ---- a release
-
-
-@pytest.fixture
-def there(settings: Settings) -> Settings:
-    return config.override(settings, "index", url=elastic_node.url(f"test-{uuid4().hex}"))
-
-
-@pytest.mark.slow
-def test_a_release_finds_the_same_wherever_its_index_is(settings: Settings, there: Settings, manuals: Path) -> None:
-    opened = store.connect(settings.store_url)
-    here = project.build(settings, opened, Silence())
-    expected = hits(settings)
-    assert project.build(there, opened, Silence()).index != here.index
-    assert hits(there) == expected
-    assert hits(settings) == expected, "a release's index is found by the release, not by the setting"
-    assert hits(there, here.id) == expected
-
-
-@pytest.mark.slow
-def test_the_old_index_is_kept_and_a_rollback_has_the_alias_follow(there: Settings, manuals: Path) -> None:
-    opened = store.connect(there.store_url)
-    first = project.build(there, opened, Silence())
-    before = hits(there)
-    (manuals / "pump.md").write_text("# Feed pump\n\nPrime the feed pump for two hundred seconds before it is started.\n")
-    second = project.build(there, opened, Silence())
-    assert aliased(there) == [second.index[:32]]
-    record = release.rollback(opened, "production")
-    project.point(there, opened, record, Silence())
-    assert aliased(there) == [first.index[:32]]
-    assert hits(there) == before
-
-
-def aliased(settings: Settings) -> list[str]:
-    """The digests of what the channel's alias stands for."""
-    host, _, prefix = settings.index.url.replace("elasticsearch", "http").rpartition("/")
-    found = urllib3.request("GET", f"{host}/_alias/{prefix}-production").json()
-    return [name.removeprefix(f"{prefix}-") for name in found]

@@ -99,7 +99,8 @@ class Index:
     """Where the index lives."""
 
     url: str = "local"
-    """`local` is files in the store, `opensearch://host:9200/name` an OpenSearch cluster, where indexes have names that begin with it."""
+    """`local` is files in the store, `opensearch://host:9200/name` or `elasticsearch://host:9200/name` a cluster, where indexes have names
+    that begin with it."""
     user: str = ""
     """Who asks the cluster."""
     password: str = field(default="", repr=False)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -13,48 +11,15 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from ragstone import config
+from ragstone import address, config
+from ragstone.address import PLACE as PLACE
 from ragstone.connect import connector
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors as Vectors
 from ragstone.errors import IndexingError
-
-PLACE = "place.json"
-"""The file of an index's folder that says, for one outside the store, where it is: its `url` without credentials, and its name there."""
-
-BIGRAM_WEIGHT = 0.2
-"""It lifted questions in a corpus' own phrases by .02 nDCG@10."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """What is searched for. `groups` are the caller's: a candidate shares one of them. `filter` must match metadata exactly."""
-
-    text: str
-    vector: NDArray[np.float32]
-    groups: tuple[str, ...]
-    limit: int = 200
-    """How many candidates of each list, dense and keyword."""
-    filter: Mapping[str, str] = field(default_factory=dict)
-    bigram_weight: float = BIGRAM_WEIGHT
-    """What two neighbouring words count in the keyword score beside each of them, before rarity."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A chunk found by either list, with both scores. Both mean the same for every question, so they can be added.
-
-    `dense` is the cosine. `keyword` is between 0 and 1: BM25 as a share of what a chunk would get that holds all the question says,
-    again and again, words that the corpus lacks included; 0 when no word matches.
-    """
-
-    chunk: str
-    dense: float
-    keyword: float
-    in_dense: bool
-    """Whether it is among the `limit` best of the dense list, and …"""
-    in_keyword: bool
-    """… of the keyword list."""
+from ragstone.query import BIGRAM_WEIGHT as BIGRAM_WEIGHT
+from ragstone.query import Candidate as Candidate
+from ragstone.query import Query as Query
 
 
 class Index(Protocol):
@@ -108,8 +73,7 @@ def place(folder: Path, settings: config.Index) -> Place:
 
     Credentials go to the address that the settings name, and to no other.
     """
-    note = folder / PLACE
-    url = str(json.loads(note.read_text(encoding="utf-8"))["url"]) if note.exists() else "local"
+    url = address.url(folder) or "local"
     if urlsplit(url)[:3] == urlsplit(settings.url)[:3]:
         return connect(settings)
     return connect(config.Index(url=url))

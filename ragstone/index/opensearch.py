@@ -1,59 +1,27 @@
-"""An index in OpenSearch 3: one physical index per digest, read-only once it is whole; the store keeps its name and address.
-
-Words are analysed here, as the local index does it, and sent as terms: the keyword score means the same in both. The cosine of every
-candidate is computed from the full vectors, so compression costs recall, never the meaning of a score. It knows no release.
-"""
+"""An index in OpenSearch 3. What an index in a search engine is, is `ragstone/hosted.py`; here is what OpenSearch calls things."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ragstone import config, facets, keywords
-from ragstone.analyser import Analyser
-from ragstone.cluster import Cluster, packed, reason
-from ragstone.connect import is_here
+from ragstone import config, hosted
+from ragstone.cluster import Cluster
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
-from ragstone.index import PLACE, Candidate, Query, check
-from ragstone.keywords import PAIRS, WORDS, Terms
-
-FORMAT = 2
-"""Counts up with every change of the mapping or of how words are analysed; part of an index's digest."""
+from ragstone.hosted import FORMAT, Hosted, HostedIndex
+from ragstone.index import Query, check
 
 OLDEST = 3
 """Major version. Before it the engine's BM25 has another scale."""
 
-SPARE = 100
-"""How many more than asked the graph is searched for, so that ranking by exact cosines loses none."""
-
-MOST = 10_000
-"""Chunks of one list at most: the k-NN plugin's own bound."""
-
-PORT = 9200
-
-PAGE = 500
-"""Chunks with their vectors that are read at once."""
-
-REMEMBERED = 100_000
-"""Terms whose rarity is kept in memory."""
-
-NONE = "_"
-"""What stands for no word: BM25 counts only documents that have the field, and the local index counts all. Nobody can ask for it."""
-
 COSINE = "1 + cosineSimilarity(params.vector, doc.vector)"
 """In the engine's script language; a score must not be below 0."""
-
-LOST = "ragstone build"
 
 
 @dataclass(frozen=True)
@@ -70,13 +38,13 @@ class Options:
     """A file of certificates that the engine's is signed by; empty takes the system's."""
 
 
-class OpenSearch:
+class OpenSearch(Hosted):
     """A place of indexes: a cluster, and what their names begin with."""
 
+    kind = "OpenSearch"
+
     def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options) -> None:
-        self._cluster = cluster
-        self._prefix = prefix
-        self._url = url
+        super().__init__(cluster, prefix, url)
         self._options = options
         self.identity = ("opensearch", FORMAT, cluster.url, prefix, {**asdict(options), "ef_search": 0, "ca": ""})
 
@@ -90,128 +58,35 @@ class OpenSearch:
         self._check_blocks()
 
     def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        """Load the chunks and close the index to writing. One that died half way is gone on with: what is there is not written again."""
         check(chunks, vectors)
-        self.check()
-        name = self._name(digest)
-        try:
-            self._make(name, digest, chunks, vectors)
-        except IndexingError:
-            if not _whole(self._found(name)):  # else another process was first to make it whole, which closed it to this one
-                raise
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PLACE).write_text(json.dumps({"url": self._url, "index": name}, indent=1), encoding="utf-8")
+        super().build(folder, digest, chunks, vectors)
 
-    def open(self, folder: Path, digest: str) -> OpenSearchIndex:
-        name = _named(folder)
-        found = self._found(name)
-        if not _whole(found):
-            lost = f"OpenSearch at {self._cluster.url} has no whole index {name}, which the store names"
-            raise IndexingError(lost, f"remove indexes/{digest} from the store, then: {LOST}")
-        return OpenSearchIndex(digest, self._cluster, name, found["mappings"]["_meta"], self._options)
+    def _vector(self, dimensions: int) -> dict[str, Any]:
+        graph = {"m": self._options.m, "ef_construction": self._options.ef_construction}
+        return {
+            "type": "knn_vector",
+            "dimension": dimensions,
+            "space_type": "cosinesimil",
+            "data_type": "float",
+            "compression_level": self._options.compression,
+            "method": {"name": "hnsw", "engine": self._options.engine, "parameters": graph},
+        }
 
-    def point(self, folder: Path, channel: str) -> None:
-        alias, name = f"{self._prefix}-{channel}", _named(folder)
-        moves = [{"remove": {"index": f"{self._prefix}-*", "alias": alias, "must_exist": False}}, {"add": {"index": name, "alias": alias}}]
-        self._cluster.ask("POST", "/_aliases", {"actions": moves})
+    def _settings(self) -> dict[str, Any]:
+        return {"knn": True, "knn.algo_param.ef_search": self._options.ef_search}
 
-    def _name(self, digest: str) -> str:
-        return f"{self._prefix}-{re.sub('[^a-z0-9]+', '-', digest.lower())[:32]}"
-
-    def _found(self, name: str) -> Mapping[str, Any]:
-        """Settings and mappings of a physical index; nothing when there is none."""
-        found = self._cluster.ask("GET", f"/{name}", missing=True)
-        return found[name] if found else {}
-
-    def _make(self, name: str, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        found = self._found(name)
-        if _whole(found):
-            return
-        if not found:
-            self._cluster.ask("PUT", f"/{name}", _definition(vectors.shape[1], digest, self._options))
-        _check_writable(name, found)
-        self._fill(name, digest, chunks, vectors)
-
-    def _fill(self, name: str, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        self._set(name, {"blocks.write": None})
-        self._cluster.load(name, _lines(chunks, vectors))
-        self._cluster.ask("POST", f"/{name}/_refresh")
-        held = int(self._cluster.ask("GET", f"/{name}/_count")["count"])
-        if held != len(chunks):
-            raise IndexingError(f"the index {name} at {self._cluster.url} holds {held} chunks instead of {len(chunks)}", LOST)
-        self._set(name, {"blocks.write": True, "refresh_interval": None, "auto_expand_replicas": "0-1"})
-        self._cluster.ask("PUT", f"/{name}/_mapping", {"_meta": {"digest": digest, "format": FORMAT, "chunks": held}})
-
-    def _set(self, name: str, settings: Mapping[str, Any]) -> None:
-        self._cluster.ask("PUT", f"/{name}/_settings", {"index": settings})
-
-    def _check_health(self) -> None:
-        status = self._cluster.ask("GET", "/_cluster/health")["status"]
-        if status == "red":
-            gone = f"the cluster at {self._cluster.url} is red: some of its data is not there"
-            raise IndexingError(gone, "GET /_cluster/allocation/explain")
-
-    def _check_blocks(self) -> None:
-        settings = self._cluster.ask("GET", "/_cluster/settings?flat_settings=true")
-        values = {**settings.get("persistent", {}), **settings.get("transient", {})}
-        blocks = [name for name, value in values.items() if name.startswith("cluster.blocks.") and str(value).lower() == "true"]
-        if blocks:
-            raise IndexingError(f"the cluster at {self._cluster.url} takes no writes: {blocks[0]} is true", f"set {blocks[0]} to null")
+    def _opened(self, digest: str, name: str, meta: Mapping[str, Any]) -> OpenSearchIndex:
+        return OpenSearchIndex(digest, self._cluster, name, meta, self._options)
 
 
-class OpenSearchIndex:
-    """An opened index. Its documents never change, so how rare a term is gets asked once. Safe to search from several threads."""
+class OpenSearchIndex(HostedIndex):
+    """An opened index."""
+
+    kind = "OpenSearch"
 
     def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> None:
-        self.digest = digest
-        self._cluster: Cluster | None = cluster
-        self._name = name
-        self._size = int(meta["chunks"])
+        super().__init__(digest, cluster, name, meta)
         self._options = options
-        self._analyser = Analyser()
-        self._rarities: dict[tuple[str, str], float] = {}
-
-    def __len__(self) -> int:
-        return self._size
-
-    def search(self, query: Query) -> list[Candidate]:
-        """Two requests: both lists; then the exact cosines of all that was found, and the keyword scores of what only the vector found."""
-        self._opened()
-        if not query.groups:
-            return []
-        limit, deep = (min(many, self._size, MOST) for many in (query.limit, query.limit + SPARE))
-        allowed = [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
-        terms = keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
-        near, keyword = self._run(self._nearest(query, deep, allowed), _having(terms, limit, allowed))
-        rest = sorted(near.keys() - keyword.keys())
-        also = _having(terms, len(rest), [{"ids": {"values": rest}}])
-        exact, others = self._run(_cosines(query.vector, sorted(near.keys() | keyword.keys())), also)
-        best = set(sorted(near, key=lambda id: (-exact[id], id))[:limit])
-        scores = self._shares(keyword | others, terms)
-        return [Candidate(id, exact[id] - 1, scores.get(id, 0.0), id in best, id in keyword) for id in sorted(best | keyword.keys())]
-
-    def chunks(self, ids: Sequence[str]) -> list[Chunk]:
-        held = {id: source["chunk"] for id, source in self._sources(list(dict.fromkeys(ids)), ["chunk"])}
-        missing = [id for id in ids if id not in held]
-        if missing:
-            raise IndexingError(f"the index has no chunk {missing[0]!r}")
-        return [_chunk(held[id]) for id in ids]
-
-    def encoded(self, chunks: Sequence[Chunk]) -> dict[str, NDArray[np.float32]]:
-        wanted = {chunk.id: chunk for chunk in chunks}
-        held = self._sources(list(wanted), ["chunk", "vector"])
-        return {id: _unit(source["vector"]) for id, source in held if _chunk(source["chunk"]).context == wanted[id].context}
-
-    def close(self) -> None:
-        """Searches that are under way end well."""
-        cluster, self._cluster = self._cluster, None
-        if cluster is not None:
-            cluster.close()
-
-    def _opened(self) -> Cluster:
-        if self._cluster is None:
-            raise IndexingError(f"index {self.digest} is closed")
-        return self._cluster
 
     def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The filter is inside: the graph is walked until `limit` chunks are found that pass it."""
@@ -223,160 +98,21 @@ class OpenSearchIndex:
         }
         return {"size": limit, "query": {"knn": {"vector": knn}}}
 
-    def _run(self, *searches: Mapping[str, Any] | None) -> list[dict[str, float]]:
-        """Id -> score for each search, in one request; nothing for a search that is None."""
-        asked = [search for search in searches if search is not None]
-        if not asked:
-            return [{} for _ in searches]
-        body = b"".join(b"{}\n" + packed({**search, "_source": False, "track_total_hits": False}) + b"\n" for search in asked)
-        answers = iter(self._opened().lines(f"/{self._name}/_msearch", body)["responses"])
-        return [{} if search is None else self._hits(next(answers)) for search in searches]
+    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any]:
+        script = {"source": COSINE, "params": {"vector": np.asarray(query.vector, np.float32)}}
+        return {"size": len(ids), "query": {"script_score": {"query": {"ids": {"values": ids}}, "script": script}}}
 
-    def _hits(self, answer: Mapping[str, Any]) -> dict[str, float]:
-        """Half an answer is none: what a dead shard holds would be missing without a word."""
-        if "error" in answer or answer["timed_out"] or answer["_shards"]["failed"]:
-            raise IndexingError(f"OpenSearch can't search {self._name}: {reason(answer)}")
-        return {hit["_id"]: float(hit["_score"]) for hit in answer["hits"]["hits"]}
-
-    def _shares(self, scores: Mapping[str, float], terms: Terms) -> dict[str, float]:
-        """BM25 as a share of its ceiling: the engine's own, without k1 + 1, is below 1 times the rarity of a term."""
-        ceiling = sum(weight * rarity for weight, rarity in zip(terms.values(), self._rare(list(terms)), strict=True)) if scores else 1.0
-        return {id: min(1.0, score / ceiling) for id, score in scores.items()}
-
-    def _rare(self, terms: Sequence[tuple[str, str]]) -> list[float]:
-        """The inverse document frequency of each term."""
-        unknown = [term for term in terms if term not in self._rarities]
-        if unknown:
-            if len(self._rarities) > REMEMBERED:
-                self._rarities = {}
-            self._rarities = self._rarities | self._ask_rarities(unknown)
-        known = self._rarities
-        return [known[term] for term in terms]
-
-    def _ask_rarities(self, terms: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
-        """From the statistics of a document of these terms that is not indexed; exact, because an index has one shard and no deletions."""
-        document = {field: " ".join(term for kind, term in terms if kind == field) for field in (WORDS, PAIRS)}
-        asked = {"doc": document, "term_statistics": True, "positions": False, "offsets": False, "payloads": False}
-        fields = self._opened().ask("POST", f"/{self._name}/_termvectors", asked)["term_vectors"]
-        having = {(field, term): told.get("doc_freq", 0) for field in fields for term, told in fields[field]["terms"].items()}
-        return {term: keywords.rarity(self._size, having.get(term, 0)) for term in terms}
-
-    def _sources(self, ids: Sequence[str], parts: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Those of the documents that are there, a page at a time."""
-        named = [id for id in ids if id]  # the engine refuses a request with an empty id
-        for start in range(0, len(named), PAGE):
-            body = {"ids": named[start : start + PAGE]}
-            held = self._opened().ask("POST", f"/{self._name}/_mget?_source_includes={','.join(parts)}", body)["docs"]
-            yield from ((one["_id"], one["_source"]) for one in held if one.get("found"))
+    def _cosine(self, score: float) -> float:
+        return score - 1
 
 
 def connect(settings: config.Index) -> OpenSearch:
     """The place that a URL names. Raises `ConfigError` on what it can't mean."""
-    url = urlsplit(settings.url)
-    if url.username or url.password:
-        raise ConfigError("index.url holds credentials", "set RAGSTONE_INDEX_USER and RAGSTONE_INDEX_PASSWORD instead")
-    if not url.hostname:
-        raise ConfigError(f"index.url = {settings.url!r} names no host", 'index.url = "opensearch://127.0.0.1:9200"')
-    prefix = url.path.strip("/") or "ragstone"
-    if not re.fullmatch("[a-z0-9][a-z0-9_-]{0,62}", prefix):
-        raise ConfigError(f"index.url: {prefix!r} can't begin an index's name: lower-case letters, digits, - and _ can")
-    options = _options(url.query)
-    cluster = Cluster("OpenSearch", _address(url, url.hostname), settings.user, settings.password, options.ca)
-    return OpenSearch(cluster, prefix, settings.url, options)
-
-
-def _options(query: str) -> Options:
-    given, known = dict(parse_qsl(query)), {field.name: field.type for field in fields(Options)}
-    unknown = sorted(given.keys() - known.keys())
-    if unknown:
-        raise ConfigError(f"index.url has no option {unknown[0]!r}; there are {', '.join(known)}")
-    try:
-        values: dict[str, Any] = {name: int(value) if known[name] == "int" else value for name, value in given.items()}
-    except ValueError as error:
-        raise ConfigError(f"index.url: {error}") from error
-    options = Options(**values)
+    options = hosted.options(Options, settings.url)
     if options.engine not in ("lucene", "faiss"):
         raise ConfigError(f"index.url: engine={options.engine} is neither lucene nor faiss")
-    return options
-
-
-def _address(url: SplitResult, host: str) -> str:
-    try:
-        port = url.port or PORT
-    except ValueError as error:
-        raise ConfigError(f"index.url: {error}") from error
-    return f"{_transport(url.scheme, host)}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _transport(scheme: str, host: str) -> str:
-    """What comes after a plus, else TLS, except on this machine."""
-    _, _, named = scheme.partition("+")
-    if named:
-        return named
-    return "http" if is_here(host) else "https"
-
-
-def _definition(dimensions: int, digest: str, options: Options) -> dict[str, Any]:
-    """Everything that a default could change between versions of the engine is said."""
-    graph = {"m": options.m, "ef_construction": options.ef_construction}
-    vector = {
-        "type": "knn_vector",
-        "dimension": dimensions,
-        "space_type": "cosinesimil",
-        "data_type": "float",
-        "compression_level": options.compression,
-        "method": {"name": "hnsw", "engine": options.engine, "parameters": graph},
-    }
-    words = {"type": "text", "analyzer": "whitespace", "index_options": "freqs"}
-    properties = {
-        "vector": vector,
-        WORDS: words,
-        PAIRS: words,
-        "facets": {"type": "keyword", "doc_values": False},
-        "chunk": {"type": "object", "enabled": False},
-    }
-    settings = {
-        "knn": True,
-        "knn.algo_param.ef_search": options.ef_search,
-        "number_of_shards": 1,
-        "number_of_replicas": 0,
-        "refresh_interval": "-1",
-        "max_result_window": 2 * MOST,
-        "similarity.default": {"type": "BM25", "k1": 1.2, "b": 0.75},
-    }
-    return {"settings": {"index": settings}, "mappings": {"dynamic": "strict", "_meta": {"digest": digest}, "properties": properties}}
-
-
-def _having(terms: Terms, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The search for the chunks with the most of these terms; None when there is nothing to search for."""
-    if not terms or not limit:
-        return None
-    each = [{"term": {field: {"value": term, "boost": weight}}} for (field, term), weight in terms.items()]
-    return {"size": limit, "query": {"bool": {"should": each, "minimum_should_match": 1, "filter": allowed}}}
-
-
-def _cosines(vector: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Any] | None:
-    """The search that scores each of these chunks by 1 + its cosine."""
-    if not ids:
-        return None
-    script = {"source": COSINE, "params": {"vector": np.asarray(vector, np.float32)}}
-    return {"size": len(ids), "query": {"script_score": {"query": {"ids": {"values": ids}}, "script": script}}}
-
-
-def _lines(chunks: Sequence[Chunk], vectors: Vectors) -> Iterator[bytes]:
-    """Two lines of a bulk request for each chunk, in the order of their ids: equal corpora rank ties alike."""
-    reader = Analyser()
-    for row in sorted(range(len(chunks)), key=lambda row: chunks[row].id):
-        chunk = chunks[row]
-        stems = reader.analyze(chunk.context)
-        document = {
-            "vector": np.ascontiguousarray(vectors[row], np.float32),
-            WORDS: " ".join(stems) or NONE,
-            PAIRS: " ".join(keywords.pairs(stems)) or NONE,
-            "facets": facets.of(chunk),
-            "chunk": asdict(chunk),
-        }
-        yield packed({"create": {"_id": chunk.id}}) + b"\n" + packed(document) + b"\n"
+    cluster, prefix = hosted.reach("OpenSearch", settings, options.ca)
+    return OpenSearch(cluster, prefix, settings.url, options)
 
 
 def _check_version(url: str, told: Mapping[str, Any]) -> None:
@@ -385,32 +121,3 @@ def _check_version(url: str, told: Mapping[str, Any]) -> None:
         raise IndexingError(f"{url} is not OpenSearch, but calls itself {told.get('build_flavor', 'another server')} {number}")
     if int(number.split(".")[0]) < OLDEST:
         raise IndexingError(f"OpenSearch at {url} is {number}; {OLDEST}.0 or newer is needed")
-
-
-def _check_writable(name: str, found: Mapping[str, Any]) -> None:
-    blocks = found.get("settings", {}).get("index", {}).get("blocks", {})
-    shut = [block for block in ("read_only", "read_only_allow_delete") if str(blocks.get(block)).lower() == "true"]
-    if shut:
-        full = f"the index {name} is half loaded and {shut[0]}: a disk of the cluster may be full"
-        raise IndexingError(full, f"make room, then set index.blocks.{shut[0]} of {name} to null")
-
-
-def _named(folder: Path) -> str:
-    """The physical index that an index's folder names."""
-    return str(json.loads((folder / PLACE).read_text(encoding="utf-8"))["index"])
-
-
-def _whole(found: Mapping[str, Any]) -> bool:
-    """Whether an index was loaded to its end: only then its mapping says how many chunks it has."""
-    meta = found.get("mappings", {}).get("_meta", {})
-    return "chunks" in meta and meta.get("format") == FORMAT
-
-
-def _chunk(parts: Mapping[str, Any]) -> Chunk:
-    return Chunk(**{**parts, "path": tuple(parts["path"]), "groups": tuple(parts["groups"])})
-
-
-def _unit(values: Sequence[float]) -> NDArray[np.float32]:
-    vector = np.array(values, np.float32)
-    unit: NDArray[np.float32] = vector / np.linalg.norm(vector)
-    return unit

@@ -20,8 +20,8 @@ from ragstone import config
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
-from ragstone.index import Candidate, Index, Query, local, opensearch
-from tests import engines
+from ragstone.index import Candidate, Index, Query, elasticsearch, local, opensearch
+from tests import elastic_node, engines
 
 
 def _local(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> Index:
@@ -35,7 +35,17 @@ def _opensearch(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> Inde
     return place.open(folder / "index", "a digest")
 
 
-CONNECTORS: dict[str, Callable[[Path, Sequence[Chunk], Vectors], Index]] = {"local": _local, "opensearch": _opensearch}
+def _elasticsearch(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> Index:
+    place = elasticsearch.connect(config.Index(url=elastic_node.url(f"test-{uuid4().hex}")))
+    place.build(folder / "index", "a digest", chunks, vectors)
+    return place.open(folder / "index", "a digest")
+
+
+CONNECTORS: dict[str, Callable[[Path, Sequence[Chunk], Vectors], Index]] = {
+    "local": _local,
+    "opensearch": _opensearch,
+    "elasticsearch": _elasticsearch,
+}
 """Scheme -> an opened index of these chunks, given an empty folder."""
 
 SIZE, WIDTH = 300, 48

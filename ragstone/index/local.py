@@ -11,8 +11,11 @@ import json
 import mmap
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +29,7 @@ from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
 from ragstone.facets import Wanted
-from ragstone.index import Candidate, Query, check
+from ragstone.index import Candidate, Query, check, slabs
 from ragstone.keywords import Terms
 
 FORMAT = 2
@@ -44,8 +47,9 @@ SAMPLE = 1024
 CEILING = 2.2
 """BM25 of a term is below this times its rarity: k1 + 1, tantivy's k1 being 1.2."""
 
-HEAP = 64 << 20
-"""Bytes tantivy may buffer; a segment is written when they are full."""
+HEAP = 256 << 20
+"""Bytes tantivy may buffer; a segment is written when they are full. 100,000 chunks are one segment then and not seven, and a search
+visits each."""
 
 META, IDS, VECTORS, CODES, CHUNKS, OFFSETS, FACETS, ROWS, WORDS = (
     "meta.json",
@@ -61,6 +65,7 @@ META, IDS, VECTORS, CODES, CHUNKS, OFFSETS, FACETS, ROWS, WORDS = (
 
 ANALYSER = "english"
 
+Order = NDArray[np.intp]
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 T = TypeVar("T")
@@ -91,17 +96,13 @@ def connect(settings: config.Index) -> Folders:
 
 def build(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> None:
     """Write the index of `chunks`, row by row with `vectors`, into the fresh `folder`, synced to disk. Raises `IndexingError`."""
-    check(chunks, vectors)
-    order = sorted(range(len(chunks)), key=lambda row: chunks[row].id.encode())
-    chunks, vectors = [chunks[row] for row in order], np.ascontiguousarray(vectors[order], np.float32)
+    ids = check(chunks, vectors)
+    order = np.argsort(ids, kind="stable")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / IDS, np.array([chunk.id.encode() for chunk in chunks]))
-        np.save(folder / VECTORS, vectors.astype(np.float16))
-        _write_codes(folder / CODES, vectors)
-        _write_chunks(folder, chunks)
-        _write_facets(folder, chunks)
-        _write_words(folder / WORDS, chunks)
+        np.save(folder / IDS, ids[order])
+        _write_vectors(folder, vectors, order)
+        _write_texts(folder, chunks, order)
         _write_meta(folder, len(chunks), vectors.shape[1])
         _sync(folder)
     except OSError as error:
@@ -304,15 +305,27 @@ class _Facets:
         return mask
 
 
-def _write_codes(path: Path, vectors: Vectors) -> None:
+def _write_vectors(folder: Path, vectors: Vectors, order: Order) -> None:
+    """As fp16 and as codes, in one pass."""
+    codes = _codes(vectors, order)
+    with (folder / VECTORS).open("wb") as file:
+        form = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": vectors.shape}
+        np.lib.format.write_array_header_1_0(file, form)
+        for _, rows in slabs(vectors, order):
+            file.write(rows.astype(np.float16).data)
+            codes.add(_padded(rows))
+    codes.write(str(folder / CODES))
+
+
+def _codes(vectors: Vectors, order: Order) -> Any:
+    """None yet, their scale fitted to a sample."""
     from turbovec import TurboQuantIndex
 
-    padded = _padded(vectors)
-    codes = TurboQuantIndex(dim=padded.shape[1], bit_width=BITS)
-    if len(padded) >= SAMPLE:
-        codes.calibrate(padded[sorted(random.Random(0).sample(range(len(padded)), SAMPLE))])
-    codes.add(padded)
-    codes.write(str(path))
+    codes = TurboQuantIndex(dim=vectors.shape[1] + -vectors.shape[1] % 8, bit_width=BITS)
+    if len(order) >= SAMPLE:
+        sample = sorted(random.Random(0).sample(range(len(order)), SAMPLE))
+        codes.calibrate(_padded(np.ascontiguousarray(vectors[order[sample]], np.float32)))
+    return codes
 
 
 def _padded(vectors: Vectors) -> Vectors:
@@ -320,38 +333,45 @@ def _padded(vectors: Vectors) -> Vectors:
     return np.ascontiguousarray(np.pad(vectors, ((0, 0), (0, -vectors.shape[1] % 8))))
 
 
-def _write_chunks(folder: Path, chunks: Sequence[Chunk]) -> None:
-    lines = [json.dumps(asdict(chunk), ensure_ascii=False).encode() + b"\n" for chunk in chunks]
-    (folder / CHUNKS).write_bytes(b"".join(lines))
-    np.save(folder / OFFSETS, np.cumsum([0, *map(len, lines)], dtype=np.int64))
+def _write_texts(folder: Path, chunks: Sequence[Chunk], order: Order) -> None:
+    """Chunks, words and facets in one pass: a chunk may be read from a file each time that it is asked for."""
+    ends, rows = array("q", [0]), defaultdict[str, "array[int]"](lambda: array("q"))
+    with (folder / CHUNKS).open("wb") as lines, _writing(folder / WORDS) as add:
+        for row, at in enumerate(order.tolist()):
+            chunk = chunks[at]
+            having = facets.of(chunk)
+            ends.append(ends[-1] + lines.write(json.dumps(vars(chunk), ensure_ascii=False).encode() + b"\n"))
+            add(row, chunk.context, having)
+            for facet in having:
+                rows[facet].append(row)
+    np.save(folder / OFFSETS, np.frombuffer(ends, np.int64))
+    _write_facets(folder, rows)
 
 
-def _write_facets(folder: Path, chunks: Sequence[Chunk]) -> None:
-    rows: dict[str, list[int]] = {}
-    for row, chunk in enumerate(chunks):
-        for facet in facets.of(chunk):
-            rows.setdefault(facet, []).append(row)
+def _write_facets(folder: Path, rows: Mapping[str, array[int]]) -> None:
     ends = np.cumsum([0, *(len(rows[facet]) for facet in sorted(rows))]).tolist()
     places = {facet: [ends[place], ends[place + 1]] for place, facet in enumerate(sorted(rows))}
     (folder / FACETS).write_text(json.dumps(places, ensure_ascii=False), encoding="utf-8")
-    np.save(folder / ROWS, np.array([row for facet in sorted(rows) for row in rows[facet]], np.int64))
+    np.save(folder / ROWS, np.concatenate([np.empty(0, np.int64), *(np.frombuffer(rows[facet], np.int64) for facet in sorted(rows))]))
 
 
-def _write_words(folder: Path, chunks: Sequence[Chunk]) -> None:
-    """One thread: rows are in order within a segment, so equal corpora rank ties alike."""
+@contextmanager
+def _writing(folder: Path) -> Iterator[Callable[[int, str, list[str]], None]]:
+    """What adds a row's text and facets to the words. One thread: rows are in order within a segment, so equal corpora rank ties alike."""
     from tantivy import Document, Index, SchemaBuilder
 
-    builder = SchemaBuilder().add_text_field("text", tokenizer_name=ANALYSER, index_option="freq")
+    builder = SchemaBuilder().add_text_field("text", tokenizer_name="whitespace", index_option="freq")
     builder = builder.add_text_field("pairs", tokenizer_name="whitespace", index_option="freq")
     builder = builder.add_text_field("facet", tokenizer_name="raw", index_option="basic")
     schema = builder.add_integer_field("row", indexed=True, fast=True).build()
     folder.mkdir()
-    index = Index(schema, path=str(folder))
-    index.register_tokenizer(ANALYSER, analyser())
-    writer, reader = index.writer(heap_size=HEAP, num_threads=1), analyser()
-    for row, chunk in enumerate(chunks):
-        pairs = " ".join(keywords.pairs(reader.analyze(chunk.context)))
-        writer.add_document(Document(text=chunk.context, pairs=pairs, facet=facets.of(chunk), row=row))
+    writer, reader = Index(schema, path=str(folder)).writer(heap_size=HEAP, num_threads=1), analyser()
+
+    def add(row: int, text: str, having: list[str]) -> None:
+        stems = reader.analyze(text)
+        writer.add_document(Document(text=" ".join(stems), pairs=" ".join(keywords.pairs(stems)), facet=having, row=row))
+
+    yield add
     writer.commit()
     writer.wait_merging_threads()
     for lock in folder.glob(".tantivy-*.lock"):

@@ -14,7 +14,7 @@ import random
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -324,7 +324,8 @@ def _codes(vectors: Vectors, order: Order) -> Any:
     codes = TurboQuantIndex(dim=vectors.shape[1] + -vectors.shape[1] % 8, bit_width=BITS)
     if len(order) >= SAMPLE:
         sample = sorted(random.Random(0).sample(range(len(order)), SAMPLE))
-        codes.calibrate(_padded(np.ascontiguousarray(vectors[order[sample]], np.float32)))
+        with suppress(ValueError):  # all alike: there is no scale to fit
+            codes.calibrate(_padded(np.ascontiguousarray(vectors[order[sample]], np.float32)))
     return codes
 
 

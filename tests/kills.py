@@ -1,18 +1,41 @@
-"""`ragstone build` killed with SIGKILL at some moment, and what must hold of its store then."""
+"""Processes that are killed with SIGKILL at some moment of their work, and what must hold of the store then."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from ragstone import config, release, store
+from ragstone.config import Settings
 from ragstone.manifest import NAME
 from ragstone.store import Store
 
 ROOT = Path(__file__).parent.parent
+
+KILL = """
+import os, signal, sys
+from contextlib import contextmanager
+from pathlib import Path
+from ragstone import config, project, store
+from ragstone.show import Silence
+
+class Killer(Silence):
+    @contextmanager
+    def bar(self, label, total=None):
+        def advance(done, total=None, note="", left=None):
+            if label == sys.argv[4] and done >= int(sys.argv[5]):
+                os.kill(os.getpid(), signal.SIGKILL)
+        if label == "index" == sys.argv[4]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield advance
+
+settings = config.load(Path(sys.argv[1]), {})
+project.index(settings, store.connect(settings.store_url), sys.argv[2], sys.argv[3], Killer())
+"""
 
 
 def build(folder: Path, seconds: float | None = None) -> str:
@@ -27,6 +50,13 @@ def build(folder: Path, seconds: float | None = None) -> str:
             return ""
     assert process.returncode == 0, told
     return out.strip()
+
+
+def index(settings: Settings, snapshot: str, model: str, bar: str, at: int = 0) -> None:
+    """Index in a process that is killed when that bar has come so far."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KILL, str(settings.folder), snapshot, model, bar, str(at)]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
 
 
 def opened(folder: Path) -> Store:

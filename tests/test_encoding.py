@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ragstone import config, draft, embedder, encoding, project, store
+from ragstone import draft, embedder, encoding, project, store
 from ragstone.config import Settings
 from ragstone.corpus import Chunk
 from ragstone.corpus.snapshot import chunks as read_chunks
@@ -24,6 +20,8 @@ from ragstone.errors import IndexingError
 from ragstone.index import local
 from ragstone.show import Silence
 from ragstone.store import Store
+from tests import kills
+from tests.many import many
 from tests.test_project import Lines
 from tests.tiny import tiny
 
@@ -31,26 +29,6 @@ WIDTH = 8
 TOLD = Progress("an index", "a snapshot", "a model", 3000)
 CHUNKS = [Chunk(f"{row:05d}", "a.md", "A", (), 0, 1, f"word{row} pump") for row in range(3000)]
 SIZE = 1500
-KILL = """
-import os, signal, sys
-from contextlib import contextmanager
-from pathlib import Path
-from ragstone import config, project, store
-from ragstone.show import Silence
-
-class Killer(Silence):
-    @contextmanager
-    def bar(self, label, total=None):
-        def advance(done, total=None, note="", left=None):
-            if label == sys.argv[4] and done >= int(sys.argv[5]):
-                os.kill(os.getpid(), signal.SIGKILL)
-        if label == "index" == sys.argv[4]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield advance
-
-settings = config.load(Path(sys.argv[1]), {})
-project.index(settings, store.connect(settings.store_url), sys.argv[2], sys.argv[3], Killer())
-"""
 
 
 class Encoder:
@@ -125,22 +103,10 @@ def test_an_index_that_fails_is_asked_no_more_and_all_is_encoded(tmp_path: Path)
 @pytest.fixture
 def corpus(tmp_path: Path) -> tuple[Settings, Store, str, str]:
     """A project of `SIZE` chunks and a model that is quick: its settings and store, the digests of its snapshot and its model."""
-    (tmp_path / "docs").mkdir()
-    sections = (f"## Part {row}\n\n" + f"pump{row} valve{row % 7} seal{row % 11} " * 10 for row in range(SIZE))
-    (tmp_path / "docs" / "parts.md").write_text("# Parts\n\n" + "\n\n".join(sections))
-    toml = f'[corpus]\nchunk_words = 50\n[train]\nbase = "{tiny(tmp_path / "tiny")}"\n'
-    (tmp_path / "ragstone.toml").write_text(toml)
-    settings = config.load(tmp_path, {})
+    settings = many(tmp_path, SIZE, tiny(tmp_path / "tiny"))
     at = store.connect(settings.store_url)
     project.stage(settings, at, Silence())
     return settings, at, project.snapshot(settings, at, Silence()), project.base(settings, at, Silence())
-
-
-def killed(settings: Settings, snapshot: str, model: str, bar: str, at: int = 0) -> None:
-    """Index in a process that is killed when that bar is there."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", KILL, str(settings.folder), snapshot, model, bar, str(at)]
-    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
 
 
 def indexed(settings: Settings, at: Store, snapshot: str, model: str) -> tuple[str, int]:
@@ -155,7 +121,7 @@ def indexed(settings: Settings, at: Store, snapshot: str, model: str) -> tuple[s
 def test_after_a_kill_only_what_was_not_kept_is_encoded(corpus: tuple[Settings, Store, str, str]) -> None:
     settings, at, snapshot, model = corpus
     chunks = read_chunks(at, snapshot)
-    killed(settings, snapshot, model, "encode", encoding.FIRST + 200)
+    kills.index(settings, snapshot, model, "encode", encoding.FIRST + 200)
     (told,) = draft.progress(settings.work_folder)
     assert (told.snapshot, told.model, told.chunks, told.encoded, told.running) == (snapshot, model, len(chunks), encoding.FIRST, False)
 
@@ -170,6 +136,6 @@ def test_after_a_kill_only_what_was_not_kept_is_encoded(corpus: tuple[Settings, 
 
 def test_after_a_kill_while_the_index_is_built_nothing_is_encoded_again(corpus: tuple[Settings, Store, str, str]) -> None:
     settings, at, snapshot, model = corpus
-    killed(settings, snapshot, model, "index")
+    kills.index(settings, snapshot, model, "index")
     assert not list(at.list("indexes/"))
     assert indexed(settings, at, snapshot, model)[1] == 0

@@ -17,15 +17,14 @@ STOP_WORDS = frozenset(
 
 
 class Analyser:
-    """Gives the stems of a text, which is split at all that is neither a letter nor a digit; `tantivy` is the same for its indexes."""
+    """Gives the stems of a text, which is split at all that is neither a letter nor a digit."""
 
     def __init__(self) -> None:
         from tantivy import Filter, TextAnalyzerBuilder, Tokenizer
 
         builder = TextAnalyzerBuilder(Tokenizer.simple()).filter(Filter.remove_long(60)).filter(Filter.lowercase())
         builder = builder.filter(Filter.custom_stopword(sorted(STOP_WORDS))).filter(Filter.stemmer("english"))
-        self.tantivy: Any = builder.build()
-        """It must be given what `spaced` makes of a text."""
+        self._tantivy: Any = builder.build()
 
     def analyze(self, text: str) -> list[str]:
         """The stems.
@@ -33,7 +32,7 @@ class Analyser:
         >>> Analyser().analyze("The pumps of 离心泵 stopped")
         ['pump', '离心', '心泵', 'stop']
         """
-        stems: list[str] = self.tantivy.analyze(spaced(text))
+        stems: list[str] = self._tantivy.analyze(spaced(text))
         return stems
 
 

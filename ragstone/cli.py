@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,10 +159,18 @@ def train(
 
 
 @app.command()
-def index() -> None:
+def index(
+    progress: Annotated[bool, typer.Option("--progress", help="Print how far each index in the making is, as JSON lines.")] = False,
+) -> None:
     """Index the newest snapshot with the model in force; print the index's digest."""
-    from ragstone import project
+    from dataclasses import asdict
 
+    from ragstone import draft, project
+
+    if progress:
+        for told in draft.progress(config.load().work_folder):
+            print(json.dumps(asdict(told)))
+        return
     settings, store = _open()
     show = Terminal()
     print(project.index(settings, store, project.snapshot(settings, store, show), project.incumbent(settings, store, show), show))

@@ -226,6 +226,11 @@ class Settings:
     def keys_folder(self) -> Path:
         return self.folder / self.access.keys
 
+    @property
+    def work_folder(self) -> Path:
+        """Where long work keeps what a kill must not cost."""
+        return self.folder / ".ragstone" / "work"
+
 
 SECTIONS = tuple(f.name for f in fields(Settings) if f.name != "folder")
 

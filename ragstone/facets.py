@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from ragstone.corpus import Chunk
 
@@ -24,6 +25,7 @@ def wanted(groups: Iterable[str], filter: Mapping[str, str]) -> Wanted:
     return (any_group, *((_facet(f"metadata.{key}", value),) for key, value in sorted(filter.items())))
 
 
+@lru_cache(maxsize=4096)  # most chunks have the groups and the type of others
 def _facet(field: str, value: str) -> str:
     """No two pairs share it. A metadata value can be long; what is compared then is its digest."""
     facet = json.dumps([field, value], ensure_ascii=False)

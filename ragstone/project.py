@@ -9,7 +9,8 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,15 +24,13 @@ from ragstone.show import Advance, Show, Silence
 from ragstone.store import Store
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ragstone.corpus.labelled import Material
     from ragstone.corpus.labels import Labels, Unusable
     from ragstone.corpus.stage import Listing
+    from ragstone.draft import Progress
     from ragstone.embedder import Embedder
     from ragstone.evaluate import Verdict
-    from ragstone.index import Index
+    from ragstone.index import Index, Place
     from ragstone.rag import Answer
     from ragstone.retrieve import Calibration, Hit, Retriever
     from ragstone.train import Recipe
@@ -111,31 +110,22 @@ def pull(name: str, show: Show) -> Path:
 
 
 def index(settings: Settings, store: Store, snapshot: str, model: str, show: Show) -> str:
-    """The digest of the index of a snapshot under a model. Only what the index in force does not hold is encoded."""
-    import numpy as np
+    """The digest of the index of a snapshot under a model. Only what the index in force does not hold is encoded.
 
-    from ragstone import errands
+    Chunks and vectors are never held whole, and a run that was killed goes on with the part in which it was.
+    """
+    from ragstone import draft
     from ragstone import index as indexes
-    from ragstone import train as training
-    from ragstone.corpus import snapshot as snapshots
-    from ragstone.corpus.views import views
 
     place = indexes.connect(settings.index)
     digest = _digest([snapshot, model, *place.identity])
     if stores.published(store, f"indexes/{digest}"):
         return digest
     place.check()
-    chunks = snapshots.load(store, snapshot).chunks
-    known = _encoded(settings, store, model, chunks)
-    fresh = [chunk for chunk in chunks if chunk.id not in known]
-    seen = [views(chunk) for chunk in fresh]
-    with show.bar("encode", sum(map(len, seen))) as advance:
-        encoded = training.mapper(settings.train.url).map(errands.passages, [stores.fetch(store, f"models/{model}")], seen, advance)
-    known |= {chunk.id: vector for chunk, vector in zip(fresh, encoded, strict=True)}
-    with _folder() as folder:
-        place.build(folder, digest, chunks, np.stack([known[chunk.id] for chunk in chunks]))
-        stores.publish(store, f"indexes/{digest}", folder)
-    show.say(f"index     {len(chunks)} chunks, {len(fresh)} of them encoded, under model {model[:12]}")
+    with draft.held(settings.work_folder, digest) as folder:
+        if not stores.published(store, f"indexes/{digest}"):  # by a process that was waited for
+            _index(settings, store, draft.Progress(digest, snapshot, model), place, folder, show)
+        draft.remove(folder)
     return digest
 
 
@@ -390,15 +380,34 @@ def _was_in_force(settings: Settings, store: Store, model: str) -> bool:
     return any(releases.load(store, record.release).model == model for record in records)
 
 
-def _encoded(settings: Settings, store: Store, model: str, chunks: Sequence[Chunk]) -> dict[str, NDArray[np.float32]]:
-    """The vectors of chunks that the index in force holds under the same model, by id."""
+def _index(settings: Settings, store: Store, told: Progress, place: Place, folder: Path, show: Show) -> None:
+    """Encode what no index knows into the draft in `folder`, build the index of it and publish it."""
+    from ragstone import draft, encoding, errands
+    from ragstone import train as training
+    from ragstone.corpus import snapshot as snapshots
+    from ragstone.embedder import read_card
+
+    chunks, model = snapshots.chunks(store, told.snapshot), stores.fetch(store, f"models/{told.model}")
+    made, told = draft.Draft(folder, read_card(model).dimensions), replace(told, chunks=len(chunks))
+    mapper = training.mapper(settings.train.url)
+    with closing(encoding.Known(_in_force(settings, store, told.model))) as known, show.bar("encode", len(chunks)) as advance:
+        encoded = encoding.fill(made, chunks, known, partial(mapper.map, errands.passages, [model]), told, advance)
+    with show.bar("index"):
+        target = made.target()
+        place.build(target, told.index, chunks, made.vectors)
+        stores.publish(store, f"indexes/{told.index}", target)
+    show.say(f"index     {len(chunks)} chunks, {encoded} of them encoded, under model {told.model[:12]}")
+
+
+def _in_force(settings: Settings, store: Store, model: str) -> Index | None:
+    """The index in force, if it is one of the same model and can be opened."""
     record = releases.current(store, settings.project.channel)
     release = releases.load(store, record.release) if record else None
     if release is None or release.model != model or not stores.published(store, f"indexes/{release.index}"):
-        return {}
-    with suppress(IndexingError), closing(_open_index(settings, store, release.index)) as index:
-        return index.encoded(chunks)
-    return {}  # an engine that is gone must not keep its documents from being indexed elsewhere
+        return None
+    with suppress(IndexingError):  # an engine that is gone must not keep its documents from being indexed elsewhere
+        return _open_index(settings, store, release.index)
+    return None
 
 
 def _rolled_back(records: Sequence[Record]) -> set[str]:
@@ -409,7 +418,7 @@ def _rolled_back(records: Sequence[Record]) -> set[str]:
 
 def _work(settings: Settings, snapshot: str, recipe: Recipe) -> Path:
     """Where a run keeps its checkpoint until its verdict is stored."""
-    return settings.folder / ".ragstone" / "work" / _digest([snapshot, _base(settings), asdict(recipe)])[:16]
+    return settings.work_folder / _digest([snapshot, _base(settings), asdict(recipe)])[:16]
 
 
 def _base(settings: Settings) -> tuple[str, str, str]:

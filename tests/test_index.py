@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ragstone.corpus import Chunk
+from ragstone.corpus.snapshot import Chunks
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
 from ragstone.index import Query, local
@@ -85,6 +86,22 @@ def test_opening_and_searching_write_nothing(built: Path, tmp_path: Path) -> Non
 def test_the_order_of_the_chunks_changes_no_result(built: Path, tmp_path: Path) -> None:
     local.build(tmp_path / "index", CHUNKS[::-1], VECTORS[::-1])
     assert local.open(tmp_path / "index", "d").search(QUERY) == local.open(built, "d").search(QUERY)
+
+
+def test_chunks_from_a_file_and_mapped_vectors_make_the_same_index(built: Path, tmp_path: Path) -> None:
+    (tmp_path / "chunks.jsonl").write_text("".join(json.dumps(asdict(chunk)) + "\n" for chunk in CHUNKS))
+    chunks = Chunks(tmp_path / "chunks.jsonl")
+    VECTORS[[CHUNKS.index(chunk) for chunk in chunks]].tofile(tmp_path / "vectors")
+    local.build(tmp_path / "index", chunks, np.memmap(tmp_path / "vectors", np.float32, "r", shape=VECTORS.shape))
+    for file in (local.IDS, local.VECTORS, local.CODES, local.CHUNKS, local.OFFSETS, local.FACETS, local.ROWS):
+        assert (tmp_path / "index" / file).read_bytes() == (built / file).read_bytes(), file
+    assert local.open(tmp_path / "index", "d").search(QUERY) == local.open(built, "d").search(QUERY)
+
+
+def test_chunks_that_are_all_alike_are_indexed(tmp_path: Path) -> None:
+    chunks = [replace(CHUNKS[0], id=f"{row:05d}") for row in range(2 * local.SAMPLE)]
+    local.build(tmp_path / "index", chunks, np.repeat(VECTORS[:1], len(chunks), axis=0))
+    assert len(dense(local.open(tmp_path / "index", "d").search(QUERY))) == QUERY.limit
 
 
 def test_a_place_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:

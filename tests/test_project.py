@@ -1,12 +1,8 @@
 """The pipeline over real documents with the real base model: what each step makes, finds again and refuses."""
 
 import json
-import os
+import random
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +17,8 @@ from ragstone.corpus.snapshot import load as load_snapshot
 from ragstone.errors import CorpusError, TrainError
 from ragstone.show import Silence
 from ragstone.store import Store
+from tests import kills
+from tests.conftest import write_manuals
 from tests.events import scalars
 from tests.reranker import reranking
 from tests.speaker import speaking
@@ -302,25 +300,12 @@ def test_cp_names_the_store_by_its_raw_folder() -> None:
 
 
 @pytest.mark.slow
-def test_a_build_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path, manuals: Path) -> None:
-    command = [sys.executable, "-m", "ragstone", "build", str(manuals)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    interrupted, whole = tmp_path / "interrupted", tmp_path / "whole"
-    interrupted.mkdir()
-    whole.mkdir()
-    for seconds in (0.8, 1.6, 2.4, 3.2, 4.0):
-        process = subprocess.Popen(command, cwd=interrupted, env=environment, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        opened = store.connect(config.load(interrupted, {}).store_url)
-        for digest in {stat.key.split("/")[1] for stat in opened.list("indexes/") if stat.key.endswith("manifest.json")}:
-            store.fetch(opened, f"indexes/{digest}")
-        for record in release.history(opened, "production"):
-            release.load(opened, record.release)
-
-
-    def finish(folder: Path) -> str:
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
-
-    assert finish(interrupted) == finish(whole)
+def test_a_build_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    draw, interrupted, whole = random.Random(17), tmp_path / "interrupted", tmp_path / "whole"
+    for folder in (interrupted, whole):
+        write_manuals(folder / "docs")
+    for most in (1.5, 3.0, 5.0, 7.0, 9.0):
+        kills.build(interrupted, draw.uniform(0.5, most))
+        kills.check(kills.opened(interrupted))
+    assert kills.build(interrupted) == kills.build(whole)
+    kills.check(kills.opened(interrupted))

@@ -9,7 +9,7 @@ import pytest
 
 from ragstone.config import Corpus, GroupRule
 from ragstone.corpus import Snapshot
-from ragstone.corpus.snapshot import build, load, prefix
+from ragstone.corpus.snapshot import Chunks, build, chunks, load, prefix
 from ragstone.corpus.stage import stage
 from ragstone.errors import CorpusError, NotFound
 from ragstone.store import Store, connect, published
@@ -201,3 +201,20 @@ def test_progress_counts_files(store: Store, source: Path) -> None:
     steps: list[tuple[int, int]] = []
     build(store, stage(store, source), SETTINGS, lambda done, total: steps.append((done, total)))
     assert steps == [(1, 2), (2, 2)]
+
+
+def test_chunks_are_read_one_by_one_in_the_order_of_their_ids(store: Store, source: Path) -> None:
+    for number in range(5):
+        write(source, f"{number}.md", f"# Part {number}\n\nTurn it.\n")
+    snapshot = made(store, source)
+    whole, read = snapshot.chunks, chunks(store, snapshot.digest)
+    assert list(read) == sorted(whole, key=lambda chunk: chunk.id)
+    assert read[1:3] == list(read)[1:3]
+    assert read[-1] == list(read)[-1]
+    with pytest.raises(IndexError):
+        read[len(whole)]
+
+
+def test_a_file_without_chunks_has_none(tmp_path: Path) -> None:
+    (tmp_path / "chunks.jsonl").touch()
+    assert list(Chunks(tmp_path / "chunks.jsonl")) == []

@@ -30,11 +30,11 @@ CONFIG = {
 }
 
 
-def tiny(folder: Path) -> Path:
-    """A complete model folder in `folder`."""
+def tiny(folder: Path, seed: int = 17) -> Path:
+    """A complete model folder in `folder`; each seed is another model of the same width."""
     source = folder / "source"
     (source / "1_Pooling").mkdir(parents=True)
-    save_file(_weights(), source / "model.safetensors")
+    save_file(_weights(seed), source / "model.safetensors")
     shutil.copyfile(weights.pull("minilm") / "tokenizer.json", source / "tokenizer.json")
     (source / "config.json").write_text(json.dumps(CONFIG))
     (source / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
@@ -43,8 +43,8 @@ def tiny(folder: Path) -> Path:
     return folder / "model"
 
 
-def _weights() -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    draw = np.random.default_rng(17)
+def _weights(seed: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    draw = np.random.default_rng(seed)
     shapes = {
         "embeddings.word_embeddings.weight": (WORDS, WIDTH),
         "embeddings.position_embeddings.weight": (PLACES, WIDTH),

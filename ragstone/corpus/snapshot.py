@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import tempfile
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
+import orjson
 
 from ragstone.config import Corpus, GroupRule
 from ragstone.corpus import PUBLIC, Chunk, Document, Failure, Heading, Snapshot, parse
@@ -26,6 +31,8 @@ from ragstone.store import Store, fetch, publish, published
 
 VERSION = "1"
 """Raised when the same documents would be chunked differently."""
+
+CHUNKS = "chunks.jsonl"
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,42 @@ def load(store: Store, digest: str) -> Snapshot:
     """The snapshot by its digest. Raises `NotFound` when the store has none."""
     folder = fetch(store, prefix(digest))
     documents = tuple(_document(parts) for parts in _lines(folder / "documents.jsonl"))
-    chunks = tuple(_chunk(parts) for parts in _lines(folder / "chunks.jsonl"))
+    chunks = tuple(_chunk(parts) for parts in _lines(folder / CHUNKS))
     return Snapshot(digest, documents, chunks, _failures(folder))
+
+
+def chunks(store: Store, digest: str) -> Chunks:
+    """The chunks of a snapshot, not read yet. Raises `NotFound` when the store has none."""
+    return Chunks(fetch(store, prefix(digest)) / CHUNKS)
+
+
+class Chunks(Sequence[Chunk]):
+    """The chunks of a file in the order of their ids, read as they are asked for: a million of them are 30 MB here."""
+
+    def __init__(self, path: Path) -> None:
+        ids, starts = list[bytes](), array("q", [0])
+        with path.open("rb") as file:
+            for line in file:
+                ids.append(str(orjson.loads(line)["id"]).encode())
+                starts.append(starts[-1] + len(line))
+            self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if ids else b""
+        self._starts = np.array(starts, np.int64)
+        self._order = np.argsort(np.array(ids, np.bytes_), kind="stable")
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, at: int) -> Chunk: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Chunk]: ...
+    def __getitem__(self, at: int | slice) -> Chunk | list[Chunk]:
+        if isinstance(at, slice):
+            return [self._read(row) for row in self._order[at]]
+        return self._read(self._order[at])
+
+    def _read(self, row: np.intp) -> Chunk:
+        return _chunk(orjson.loads(self._lines[self._starts[row] : self._starts[row + 1]]))
 
 
 def prefix(digest: str) -> str:
@@ -149,7 +190,7 @@ def _publish(store: Store, name: str, documents: list[Document], failures: list[
     with tempfile.TemporaryDirectory(prefix="ragstone-") as folder:
         _write(Path(folder, "documents.jsonl"), map(asdict, documents))
         passages = (passage for document in documents for passage in chunk(document, settings.chunk_words))
-        _write(Path(folder, "chunks.jsonl"), map(asdict, passages))
+        _write(Path(folder, CHUNKS), map(asdict, passages))
         _write(Path(folder, "failures.jsonl"), map(asdict, failures))
         publish(store, prefix(name), Path(folder))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -20,6 +20,9 @@ from ragstone.errors import IndexingError
 from ragstone.query import BIGRAM_WEIGHT as BIGRAM_WEIGHT
 from ragstone.query import Candidate as Candidate
 from ragstone.query import Query as Query
+
+SLAB = 8192
+"""Rows of vectors that are read at a time while an index is built: 12 MB at 384 dimensions."""
 
 
 class Index(Protocol):
@@ -53,7 +56,10 @@ class Place(Protocol):
         """Raises `IndexingError` when an index can't be built here: before anything is encoded for it."""
 
     def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        """Make the index of `chunks`, row by row with `vectors`; the fresh `folder` gets it, or where it is. Raises `IndexingError`."""
+        """Make the index of `chunks`, row by row with `vectors`; the fresh `folder` gets it, or where it is. Raises `IndexingError`.
+
+        Chunks may be read from a file each time that they are asked for, and vectors mapped: neither is to be held whole.
+        """
 
     def open(self, folder: Path, digest: str) -> Index:
         """The index that `build` made. Raises `IndexingError` when it is missing or damaged."""
@@ -84,15 +90,34 @@ def open(folder: Path, digest: str, settings: config.Index) -> Index:
     return place(folder, settings).open(folder, digest)
 
 
-def check(chunks: Sequence[Chunk], vectors: Vectors) -> None:
-    """Raises `IndexingError`, naming the chunk, when these can't be indexed: none, not as many vectors, a broken one, one id twice."""
+def check(chunks: Sequence[Chunk], vectors: Vectors) -> NDArray[np.bytes_]:
+    """The ids of the chunks, row by row.
+
+    Raises `IndexingError`, naming the chunk, when these can't be indexed: none, not as many vectors, a broken one, one id twice.
+    """
     if not chunks:
         raise IndexingError("there are no chunks to index", "ragstone stage <folder>")
     if vectors.ndim != 2 or len(vectors) != len(chunks):
         raise IndexingError(f"{len(chunks)} chunks need as many vectors, not an array of shape {vectors.shape}")
-    if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise IndexingError(f"the vector of chunk {chunks[row].id!r} is not finite: the model is broken", "ragstone train")
-    twice = [id for id, count in Counter(chunk.id for chunk in chunks).items() if count > 1]
-    if twice:
-        raise IndexingError(f"chunk {twice[0]!r} is there twice")
+    ids = np.array([chunk.id.encode() for chunk in chunks])
+    for start, rows in slabs(vectors, np.arange(len(ids))):
+        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if len(broken):
+            id = ids[start + broken[0]].decode()
+            raise IndexingError(f"the vector of chunk {id!r} is not finite: the model is broken", "ragstone train")
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < len(ids):
+        raise IndexingError(f"chunk {unique[counts > 1][0].decode()!r} is there twice")
+    return ids
+
+
+def slabs(vectors: Vectors, order: NDArray[np.intp]) -> Iterator[tuple[int, Vectors]]:
+    """The rows in this order, so many at a time, each slab with the place of its first row in the order.
+
+    What was read of a mapped file is let go: else all of it would count as this process' memory in the end.
+    """
+    source: object = vectors.base
+    for start in range(0, len(order), SLAB):
+        yield start, np.ascontiguousarray(vectors[order[start : start + SLAB]], np.float32)
+        if isinstance(source, mmap.mmap):
+            source.madvise(mmap.MADV_DONTNEED)

@@ -11,22 +11,26 @@ import json
 import mmap
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from ragstone import config, facets, keywords
-from ragstone.analyser import Analyser, spaced
+from ragstone.analyser import Analyser
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
 from ragstone.facets import Wanted
-from ragstone.index import Candidate, Query, check
+from ragstone.index import Candidate, Query, check, slabs
 from ragstone.keywords import Terms
 
 FORMAT = 3
@@ -36,7 +40,8 @@ BITS = 4
 """Of a code, for each dimension. 2 bits save 10 MB at 100,000 chunks and find fewer neighbours."""
 
 SPARE = 100
-"""How many more than asked the codes are searched for. On clumped vectors recall@10 is .67 with 0, .995 with 50, 1.0 with 100."""
+"""How many more than asked the codes are searched for. On clumped vectors recall@10 is .67 with 0, .995 with 50, 1.0 with 100. MiniLM's
+of five collections, up to 26,000, need 10. turbovec scores more coarsely where more than 31 are asked of more than 32,768."""
 
 SAMPLE = 1024
 """Rows that the codes' scale is fitted to; turbovec's own advice."""
@@ -44,8 +49,9 @@ SAMPLE = 1024
 CEILING = 2.2
 """BM25 of a term is below this times its rarity: k1 + 1, tantivy's k1 being 1.2."""
 
-HEAP = 64 << 20
-"""Bytes tantivy may buffer; a segment is written when they are full."""
+HEAP = 256 << 20
+"""Bytes tantivy may buffer; a segment is written when they are full. 100,000 chunks are one segment then and not seven, and a search
+visits each."""
 
 META, IDS, VECTORS, CODES, CHUNKS, OFFSETS, FACETS, ROWS, WORDS = (
     "meta.json",
@@ -59,8 +65,7 @@ META, IDS, VECTORS, CODES, CHUNKS, OFFSETS, FACETS, ROWS, WORDS = (
     "words",
 )
 
-ANALYSER = "english"
-
+Order = NDArray[np.intp]
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 T = TypeVar("T")
@@ -91,17 +96,13 @@ def connect(settings: config.Index) -> Folders:
 
 def build(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> None:
     """Write the index of `chunks`, row by row with `vectors`, into the fresh `folder`, synced to disk. Raises `IndexingError`."""
-    check(chunks, vectors)
-    order = sorted(range(len(chunks)), key=lambda row: chunks[row].id.encode())
-    chunks, vectors = [chunks[row] for row in order], np.ascontiguousarray(vectors[order], np.float32)
+    ids = check(chunks, vectors)
+    order = np.argsort(ids, kind="stable")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / IDS, np.array([chunk.id.encode() for chunk in chunks]))
-        np.save(folder / VECTORS, vectors.astype(np.float16))
-        _write_codes(folder / CODES, vectors)
-        _write_chunks(folder, chunks)
-        _write_facets(folder, chunks)
-        _write_words(folder / WORDS, chunks)
+        np.save(folder / IDS, ids[order])
+        _write_vectors(folder, vectors, order)
+        _write_texts(folder, chunks, order)
         _write_meta(folder, len(chunks), vectors.shape[1])
         _sync(folder)
     except OSError as error:
@@ -138,12 +139,10 @@ class LocalIndex:
             return []
         asked = words.asked(query.text, query.bigram_weight)
         keyword = words.search(asked, query.limit, () if mask is None else wanted)
-        nearest = dense.search(query.vector, query.limit + SPARE, mask)
-        rows = np.union1d(nearest, np.fromiter(keyword, np.int64, len(keyword)))
-        cosines = dict(zip(rows.tolist(), dense.cosines(query.vector, rows).tolist(), strict=True))
-        best = set(sorted(nearest.tolist(), key=lambda row: (-cosines[row], row))[: query.limit])
-        scores = keyword | words.scores(asked, best - keyword.keys())
-        kept = sorted(best | keyword.keys())
+        best = dense.nearest(query.vector, query.limit, mask)
+        cosines = best | dense.cosines(query.vector, sorted(keyword.keys() - best.keys()))
+        scores = keyword | words.scores(asked, best.keys() - keyword.keys())
+        kept = sorted(cosines)
         return [
             Candidate(id, cosines[row], scores.get(row, 0.0), row in best, row in keyword)
             for id, row in zip(table.ids(kept), kept, strict=True)
@@ -173,16 +172,22 @@ class _Dense:
 
     def __init__(self, codes: Any, vectors: NDArray[np.float16]) -> None:
         self._codes = codes
-        self._vectors = vectors
+        self._vectors = np.asarray(vectors)  # still mapped; as a memmap each row that is taken would be one
 
-    def search(self, vector: NDArray[np.float32], limit: int, mask: Mask | None) -> Rows:
-        """About the `limit` nearest rows, unordered."""
+    def nearest(self, vector: NDArray[np.float32], limit: int, mask: Mask | None) -> dict[int, float]:
+        """The `limit` nearest rows with their cosines."""
         padded = _padded(np.asarray(vector, np.float32).reshape(1, -1))
-        _, rows = self._codes.search(padded, k=min(limit, len(self._vectors)), mask=mask)
-        found: Rows = rows[0].astype(np.int64)
-        return found
+        _, found = self._codes.search(padded, k=min(limit + SPARE, len(self._vectors)), mask=mask)
+        rows = found[0].astype(np.int64)
+        cosines = self._exact(vector, rows)
+        best = np.lexsort((rows, -cosines))[:limit]
+        return dict(zip(rows[best].tolist(), cosines[best].tolist(), strict=True))
 
-    def cosines(self, vector: NDArray[np.float32], rows: Rows) -> NDArray[np.float32]:
+    def cosines(self, vector: NDArray[np.float32], rows: Sequence[int]) -> dict[int, float]:
+        """The cosine of each row."""
+        return dict(zip(rows, self._exact(vector, rows).tolist(), strict=True)) if rows else {}
+
+    def _exact(self, vector: NDArray[np.float32], rows: Rows | Sequence[int]) -> NDArray[np.float32]:
         cosines: NDArray[np.float32] = self._vectors[rows].astype(np.float32) @ np.asarray(vector, np.float32)
         return cosines
 
@@ -207,7 +212,6 @@ class _Words:
         import tantivy
 
         index = tantivy.Index.open(str(folder))
-        index.register_tokenizer(ANALYSER, Analyser().tantivy)
         self._schema = index.schema
         self._searcher = index.searcher()
         self._analyser = Analyser()
@@ -221,26 +225,34 @@ class _Words:
 
     def search(self, asked: _Asked, limit: int, facets: Sequence[Sequence[str]]) -> dict[int, float]:
         """The `limit` best rows with their scores, of those that have one facet of each kind."""
-        return self._run(asked, limit, [("facet", list(kind)) for kind in facets])
+        from tantivy import Query
 
-    def scores(self, asked: _Asked, rows: set[int]) -> dict[int, float]:
-        """The scores of those of the rows that have a word of the question."""
-        return self._run(asked, len(rows), [("row", sorted(rows))]) if rows else {}
+        return self._run(asked, limit, [Query.term_set_query(self._schema, "facet", list(kind)) for kind in facets])
+
+    def scores(self, asked: _Asked, rows: Collection[int]) -> dict[int, float]:
+        """The scores of those of the rows that have a word of the question.
+
+        A query for each row: for 200 of 100,000 that takes a third of what a set of them takes.
+        """
+        from tantivy import Occur, Query
+
+        each = [(Occur.Should, Query.term_query(self._schema, "row", row, "basic")) for row in sorted(rows)]
+        return self._run(asked, len(rows), [Query.boolean_query(each)]) if rows else {}
 
     def _rarity(self, field: str, term: str) -> float:
         """The inverse document frequency as tantivy has it."""
         return keywords.rarity(len(self), self._searcher.doc_freq(field, term))
 
-    def _run(self, asked: _Asked, limit: int, allowed: Sequence[tuple[str, Sequence[str] | Sequence[int]]]) -> dict[int, float]:
+    def _run(self, asked: _Asked, limit: int, allowed: Sequence[Any]) -> dict[int, float]:
+        """The `limit` best rows that each query in `allowed` has."""
         from tantivy import Occur, Query
 
         if not asked.terms:
             return {}
         each = [Query.boost_query(Query.term_query(self._schema, *term, "freq"), weight) for term, weight in asked.terms.items()]
         query = Query.boolean_query([(Occur.Should, one) for one in each])
-        for field, values in allowed:
-            only = Query.const_score_query(Query.term_set_query(self._schema, field, values), 0.0)
-            query = Query.boolean_query([(Occur.Must, query), (Occur.Must, only)])
+        for only in allowed:
+            query = Query.boolean_query([(Occur.Must, query), (Occur.Must, Query.const_score_query(only, 0.0))])
         hits = self._searcher.search(query, limit, count=False).hits
         found = self._searcher.fast_field_values("row", [address for _, address in hits])
         return {int(str(row)): min(1.0, float(score) / asked.ceiling) for row, (score, _) in zip(found, hits, strict=True)}
@@ -304,54 +316,76 @@ class _Facets:
         return mask
 
 
-def _write_codes(path: Path, vectors: Vectors) -> None:
+def _write_vectors(folder: Path, vectors: Vectors, order: Order) -> None:
+    """As fp16 and as codes, in one pass."""
+    codes = _codes(vectors, order)
+    with (folder / VECTORS).open("wb") as file:
+        form = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": vectors.shape}
+        np.lib.format.write_array_header_1_0(file, form)
+        for _, rows in slabs(vectors, order):
+            file.write(rows.astype(np.float16).data)
+            codes.add(_padded(rows))
+    codes.write(str(folder / CODES))
+
+
+def _codes(vectors: Vectors, order: Order) -> Any:
+    """None yet, their scale fitted to a sample."""
     from turbovec import TurboQuantIndex
 
-    padded = _padded(vectors)
-    codes = TurboQuantIndex(dim=padded.shape[1], bit_width=BITS)
-    if len(padded) >= SAMPLE:
-        codes.calibrate(padded[sorted(random.Random(0).sample(range(len(padded)), SAMPLE))])
-    codes.add(padded)
-    codes.write(str(path))
+    codes = TurboQuantIndex(dim=vectors.shape[1] + -vectors.shape[1] % 8, bit_width=BITS)
+    if len(order) >= SAMPLE:
+        sample = sorted(random.Random(0).sample(range(len(order)), SAMPLE))
+        with suppress(ValueError):  # all alike: there is no scale to fit
+            codes.calibrate(_padded(np.ascontiguousarray(vectors[order[sample]], np.float32)))
+    return codes
 
 
 def _padded(vectors: Vectors) -> Vectors:
     """With zeros up to the next multiple of 8 dimensions, which the codes need; no cosine changes."""
+    if vectors.shape[1] % 8 == 0:
+        return vectors
     return np.ascontiguousarray(np.pad(vectors, ((0, 0), (0, -vectors.shape[1] % 8))))
 
 
-def _write_chunks(folder: Path, chunks: Sequence[Chunk]) -> None:
-    lines = [json.dumps(asdict(chunk), ensure_ascii=False).encode() + b"\n" for chunk in chunks]
-    (folder / CHUNKS).write_bytes(b"".join(lines))
-    np.save(folder / OFFSETS, np.cumsum([0, *map(len, lines)], dtype=np.int64))
+def _write_texts(folder: Path, chunks: Sequence[Chunk], order: Order) -> None:
+    """Chunks, words and facets in one pass: a chunk may be read from a file each time that it is asked for."""
+    ends, rows = array("q", [0]), defaultdict[str, "array[int]"](lambda: array("q"))
+    with (folder / CHUNKS).open("wb") as lines, _writing(folder / WORDS) as add:
+        for row, at in enumerate(order.tolist()):
+            chunk = chunks[at]
+            having = facets.of(chunk)
+            ends.append(ends[-1] + lines.write(orjson.dumps(vars(chunk), option=orjson.OPT_APPEND_NEWLINE)))
+            add(row, chunk.context, having)
+            for facet in having:
+                rows[facet].append(row)
+    np.save(folder / OFFSETS, np.frombuffer(ends, np.int64))
+    _write_facets(folder, rows)
 
 
-def _write_facets(folder: Path, chunks: Sequence[Chunk]) -> None:
-    rows: dict[str, list[int]] = {}
-    for row, chunk in enumerate(chunks):
-        for facet in facets.of(chunk):
-            rows.setdefault(facet, []).append(row)
+def _write_facets(folder: Path, rows: Mapping[str, array[int]]) -> None:
     ends = np.cumsum([0, *(len(rows[facet]) for facet in sorted(rows))]).tolist()
     places = {facet: [ends[place], ends[place + 1]] for place, facet in enumerate(sorted(rows))}
     (folder / FACETS).write_text(json.dumps(places, ensure_ascii=False), encoding="utf-8")
-    np.save(folder / ROWS, np.array([row for facet in sorted(rows) for row in rows[facet]], np.int64))
+    np.save(folder / ROWS, np.concatenate([np.empty(0, np.int64), *(np.frombuffer(rows[facet], np.int64) for facet in sorted(rows))]))
 
 
-def _write_words(folder: Path, chunks: Sequence[Chunk]) -> None:
-    """One thread: rows are in order within a segment, so equal corpora rank ties alike."""
+@contextmanager
+def _writing(folder: Path) -> Iterator[Callable[[int, str, list[str]], None]]:
+    """What adds a row's text and facets to the words. One thread: rows are in order within a segment, so equal corpora rank ties alike."""
     from tantivy import Document, Index, SchemaBuilder
 
-    builder = SchemaBuilder().add_text_field("text", tokenizer_name=ANALYSER, index_option="freq")
+    builder = SchemaBuilder().add_text_field("text", tokenizer_name="whitespace", index_option="freq")
     builder = builder.add_text_field("pairs", tokenizer_name="whitespace", index_option="freq")
     builder = builder.add_text_field("facet", tokenizer_name="raw", index_option="basic")
     schema = builder.add_integer_field("row", indexed=True, fast=True).build()
     folder.mkdir()
-    index = Index(schema, path=str(folder))
-    writer, reader = index.writer(heap_size=HEAP, num_threads=1), Analyser()
-    index.register_tokenizer(ANALYSER, reader.tantivy)
-    for row, chunk in enumerate(chunks):
-        pairs = " ".join(keywords.pairs(reader.analyze(chunk.context)))
-        writer.add_document(Document(text=spaced(chunk.context), pairs=pairs, facet=facets.of(chunk), row=row))
+    writer, reader = Index(schema, path=str(folder)).writer(heap_size=HEAP, num_threads=1), Analyser()
+
+    def add(row: int, text: str, having: list[str]) -> None:
+        stems = reader.analyze(text)
+        writer.add_document(Document(text=" ".join(stems), pairs=" ".join(keywords.pairs(stems)), facet=having, row=row))
+
+    yield add
     writer.commit()
     writer.wait_merging_threads()
     for lock in folder.glob(".tantivy-*.lock"):

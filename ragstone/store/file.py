@@ -1,16 +1,18 @@
 """A store in a folder of this machine: `file:///srv/ragstone`.
 
 Writes go to a temporary name beside their target, are synced, then renamed (`put`) or hard-linked (`create`, which fails when
-the name is taken: POSIX's put-if-absent). Names starting with `.tmp-` are never listed, so a killed writer leaves nothing visible.
+the name is taken: POSIX's put-if-absent). Names starting with `.tmp-` are never listed, so a killed writer leaves nothing visible; what
+it left is removed by the next process that writes into that folder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -37,28 +39,26 @@ class FileStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.url = f"file://{root}"
+        self._swept = set[Path]()
 
     def put(self, key: str, data: bytes | Path) -> None:
         target = self._path(key)
-        temporary = self._write(target, data)
-        try:
-            os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink()
-            raise StoreError(f"can't write {target}: {error.strerror}") from error
+        with self._written(target, data) as temporary:
+            try:
+                os.replace(temporary, target)
+            except OSError as error:
+                raise StoreError(f"can't write {target}: {error.strerror}") from error
         _sync_folder(target.parent)
 
     def create(self, key: str, data: bytes) -> None:
         target = self._path(key)
-        temporary = self._write(target, data)
-        try:
-            os.link(temporary, target)
-        except FileExistsError as error:
-            raise Conflict(f"{key} is already in {self.url}") from error
-        except OSError as error:  # a file system without hard links, say
-            raise StoreError(f"can't create {target}: {error.strerror}") from error
-        finally:
-            temporary.unlink()
+        with self._written(target, data) as temporary:
+            try:
+                os.link(temporary, target)
+            except FileExistsError as error:
+                raise Conflict(f"{key} is already in {self.url}") from error
+            except OSError as error:  # a file system without hard links, say
+                raise StoreError(f"can't create {target}: {error.strerror}") from error
         _sync_folder(target.parent)
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
@@ -103,27 +103,60 @@ class FileStore:
     def _path(self, key: str) -> Path:
         return self.root / checked(key)
 
-    def _write(self, target: Path, data: bytes | Path) -> Path:
-        """The data in a synced temporary file beside `target`; a full disk leaves nothing behind."""
+    @contextmanager
+    def _written(self, target: Path, data: bytes | Path) -> Iterator[Path]:
+        """The data in a synced temporary file beside `target`, gone after the block; a full disk leaves nothing behind."""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
+            self._sweep(target.parent)
+            file, temporary = _claimed(target.parent)
         except OSError as error:
             raise StoreError(f"can't write {target}: {error.strerror}") from error
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                if isinstance(data, Path):
-                    with data.open("rb") as source:
-                        shutil.copyfileobj(source, file, 1 << 20)
-                else:
-                    file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise StoreError(f"can't write {target}: {error.strerror}") from error
-        return temporary
+        with file:
+            try:
+                _fill(file, data)
+                yield temporary
+            except OSError as error:
+                raise StoreError(f"can't write {target}: {error.strerror}") from error
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _sweep(self, folder: Path) -> None:
+        """Remove what killed writers left, once for each folder: looking into one of a million files takes long."""
+        if folder in self._swept:
+            return
+        self._swept.add(folder)
+        for entry in os.scandir(folder):
+            if entry.name.startswith(TEMPORARY) and entry.is_file():
+                _remove_unclaimed(Path(entry.path))
+
+
+def _claimed(folder: Path) -> tuple[BinaryIO, Path]:
+    """A new temporary file, locked until it is closed or its process ends: that tells it from one that a killed writer left."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+        file = os.fdopen(descriptor, "wb")
+        with suppress(OSError):  # a file system without locks: nothing is swept there
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return file, Path(name)
+        file.close()  # it was swept before it was locked
+
+
+def _remove_unclaimed(path: Path) -> None:
+    with suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
+def _fill(file: BinaryIO, data: bytes | Path) -> None:
+    if isinstance(data, Path):
+        with data.open("rb") as source:
+            shutil.copyfileobj(source, file, 1 << 20)
+    else:
+        file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

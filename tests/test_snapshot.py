@@ -209,6 +209,7 @@ def test_chunks_are_read_one_by_one_in_the_order_of_their_ids(store: Store, sour
     snapshot = made(store, source)
     whole, read = snapshot.chunks, chunks(store, snapshot.digest)
     assert list(read) == sorted(whole, key=lambda chunk: chunk.id)
+    assert [id.decode() for id in read.ids] == [chunk.id for chunk in read]
     assert read[1:3] == list(read)[1:3]
     assert read[-1] == list(read)[-1]
     with pytest.raises(IndexError):

@@ -87,8 +87,9 @@ class Chunks(Sequence[Chunk]):
                 ids.append(str(orjson.loads(line)["id"]).encode())
                 starts.append(starts[-1] + len(line))
             self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if ids else b""
-        self._starts = np.array(starts, np.int64)
-        self._order = np.argsort(np.array(ids, np.bytes_), kind="stable")
+        self._starts, named = np.array(starts, np.int64), np.array(ids, np.bytes_)
+        self._order = np.argsort(named, kind="stable")
+        self.ids = named[self._order]
 
     def __len__(self) -> int:
         return len(self._order)

@@ -15,6 +15,7 @@ from ragstone import address, config
 from ragstone.address import PLACE as PLACE
 from ragstone.connect import connector
 from ragstone.corpus import Chunk
+from ragstone.corpus.snapshot import Chunks
 from ragstone.embedder import Vectors as Vectors
 from ragstone.errors import IndexingError
 from ragstone.query import BIGRAM_WEIGHT as BIGRAM_WEIGHT
@@ -99,7 +100,7 @@ def check(chunks: Sequence[Chunk], vectors: Vectors) -> NDArray[np.bytes_]:
         raise IndexingError("there are no chunks to index", "ragstone stage <folder>")
     if vectors.ndim != 2 or len(vectors) != len(chunks):
         raise IndexingError(f"{len(chunks)} chunks need as many vectors, not an array of shape {vectors.shape}")
-    ids = np.array([chunk.id.encode() for chunk in chunks])
+    ids = chunks.ids if isinstance(chunks, Chunks) else np.array([chunk.id.encode() for chunk in chunks])
     for start, rows in slabs(vectors, np.arange(len(ids))):
         broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(broken):

@@ -156,11 +156,14 @@ def train(
 
 
 @app.command()
-def index() -> None:
+def index(
+    inference: Annotated[str | None, typer.Option(help="Who makes vectors: client, or engine, which asks Ragstone for them.")] = None,
+) -> None:
     """Index the newest snapshot with the model in force; print the index's digest."""
     from ragstone import project
 
     settings, store = _open()
+    settings = config.override(settings, "index", inference=inference)
     show = Terminal()
     print(project.index(settings, store, project.snapshot(settings, store, show), project.incumbent(settings, store, show), show))
 

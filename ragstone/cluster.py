@@ -38,6 +38,21 @@ class Patience:
     """How often a part of a load is sent in all: nobody waits, and what was done would be lost."""
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request as a value: it can be sent, and shown to a person beforehand."""
+
+    method: str
+    path: str
+    body: object = None
+    why: str = ""
+
+    def at(self, url: str) -> str:
+        """What a person reads: why, the address, and the body."""
+        body = "" if self.body is None else f" {str(packed(self.body), 'utf-8')}"
+        return f"# {self.why}\n{self.method} {url}{self.path}{body}"
+
+
 class Cluster:
     """The HTTP client of one cluster: JSON in, JSON out. Safe to use from several threads."""
 
@@ -53,6 +68,10 @@ class Cluster:
         """The answer's JSON; None for a 404 where something may be missing. Raises `IndexingError`."""
         return self._send(method, path, b"" if body is None else packed(body), "application/json", self._patience.tries, missing)
 
+    def send(self, request: Request, *, missing: bool = False) -> Any:
+        """The same for a request that is a value."""
+        return self.ask(request.method, request.path, request.body, missing=missing)
+
     def lines(self, path: str, body: bytes) -> Any:
         """The same for JSON lines that are posted."""
         return self._send("POST", path, body, LINES, self._patience.tries)
@@ -61,9 +80,9 @@ class Cluster:
         """What the node says of itself, asked once: that nobody is there is told at once."""
         return self._send("GET", "/", b"", "application/json", 1)
 
-    def load(self, index: str, lines: Iterable[bytes]) -> None:
+    def load(self, index: str, lines: Iterable[bytes], body: int = BODY) -> None:
         """Send bulk lines, one body after the other, and again what the engine was too busy for: it sets the pace."""
-        for batch in _batches(lines):
+        for batch in _batches(lines, body):
             left = self._push(index, batch)
             for turn in range(1, self._patience.loads):
                 if not left:
@@ -128,12 +147,12 @@ def reason(answer: Any) -> str:
     return str(causes[0].get("reason", causes[0]) if isinstance(causes[0], dict) else causes[0])[:300]
 
 
-def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+def _batches(lines: Iterable[bytes], body: int) -> Iterator[list[bytes]]:
     """As many as make about one body."""
     batch: list[bytes] = []
     size = 0
     for line in lines:
-        if batch and size + len(line) > BODY:
+        if batch and size + len(line) > body:
             yield batch
             batch, size = [], 0
         batch.append(line)

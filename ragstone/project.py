@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ragstone import release as releases
 from ragstone import store as stores
-from ragstone.config import AUTO, Settings, override
+from ragstone.config import AUTO, CLIENT, Settings, override
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.errors import Conflict, CorpusError, IndexingError, TrainError
 from ragstone.release import Record, Release, canonical
@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from ragstone.corpus.stage import Listing
     from ragstone.embedder import Embedder
     from ragstone.evaluate import Verdict
-    from ragstone.index import Index
+    from ragstone.index import Index, Model
     from ragstone.rag import Answer
     from ragstone.retrieve import Calibration, Hit, Retriever
     from ragstone.train import Recipe
+
+    Known = dict[str, NDArray[np.float32]]
+    """Vectors by chunk id."""
 
 RAW = "raw"
 
@@ -112,30 +115,27 @@ def pull(name: str, show: Show) -> Path:
 
 def index(settings: Settings, store: Store, snapshot: str, model: str, show: Show) -> str:
     """The digest of the index of a snapshot under a model. Only what the index in force does not hold is encoded."""
-    import numpy as np
-
-    from ragstone import errands
     from ragstone import index as indexes
-    from ragstone import train as training
     from ragstone.corpus import snapshot as snapshots
-    from ragstone.corpus.views import views
 
     place = indexes.connect(settings.index)
     digest = _digest([snapshot, model, *place.identity])
+    if isinstance(place, indexes.Encoding):
+        place.prepare(_sized(store, model))  # also for an index that is there: the engine's key may be another by now
     if stores.published(store, f"indexes/{digest}"):
         return digest
     place.check()
     chunks = snapshots.load(store, snapshot).chunks
     known = _encoded(settings, store, model, chunks)
-    fresh = [chunk for chunk in chunks if chunk.id not in known]
-    seen = [views(chunk) for chunk in fresh]
-    with show.bar("encode", sum(map(len, seen))) as advance:
-        encoded = training.mapper(settings.train.url).map(errands.passages, [stores.fetch(store, f"models/{model}")], seen, advance)
-    known |= {chunk.id: vector for chunk, vector in zip(fresh, encoded, strict=True)}
+    fresh = len(chunks) - len(known)
     with _folder() as folder:
-        place.build(folder, digest, chunks, np.stack([known[chunk.id] for chunk in chunks]))
+        if isinstance(place, indexes.Encoding):
+            with show.bar("ingest", len(chunks)) as advance:
+                place.ingest(folder, digest, chunks, known, _sized(store, model), advance)
+        else:
+            place.build(folder, digest, chunks, _vectors(settings, store, model, chunks, known, show))
         stores.publish(store, f"indexes/{digest}", folder)
-    show.say(f"index     {len(chunks)} chunks, {len(fresh)} of them encoded, under model {model[:12]}")
+    show.say(f"index     {len(chunks)} chunks, {fresh} of them encoded, under model {model[:12]}")
     return digest
 
 
@@ -349,7 +349,7 @@ def _try(
 
     work = _work(settings, snapshot, recipe)
     model = incumbent(settings, store, show)
-    here = override(settings, "index", url="local")  # the workers of a trial get it as a folder
+    here = override(settings, "index", url="local", inference=CLIENT)  # the workers of a trial get it as a folder
     indexed = index(here, store, snapshot, model, show)
     in_force = trial.Incumbent(model, stores.fetch(store, f"models/{model}"), stores.fetch(store, f"indexes/{indexed}"))
     start = Base(settings.train.base, stores.fetch(store, f"models/{base(settings, store, show)}"))
@@ -382,7 +382,33 @@ def _was_in_force(settings: Settings, store: Store, model: str) -> bool:
     return any(releases.load(store, record.release).model == model for record in records)
 
 
-def _encoded(settings: Settings, store: Store, model: str, chunks: Sequence[Chunk]) -> dict[str, NDArray[np.float32]]:
+def _vectors(
+    settings: Settings, store: Store, model: str, chunks: Sequence[Chunk], known: Known, show: Show
+) -> NDArray[np.float32]:
+    """A row for each chunk; those that are not known are encoded, here or by a cluster's workers."""
+    import numpy as np
+
+    from ragstone import errands
+    from ragstone import train as training
+    from ragstone.corpus.views import views
+
+    fresh = [chunk for chunk in chunks if chunk.id not in known]
+    seen = [views(chunk) for chunk in fresh]
+    with show.bar("encode", sum(map(len, seen))) as advance:
+        encoded = training.mapper(settings.train.url).map(errands.passages, [stores.fetch(store, f"models/{model}")], seen, advance)
+    whole = known | {chunk.id: vector for chunk, vector in zip(fresh, encoded, strict=True)}
+    return np.stack([whole[chunk.id] for chunk in chunks])
+
+
+def _sized(store: Store, digest: str) -> Model:
+    """The embedding model as an engine must know it."""
+    from ragstone.embedder import read_card
+    from ragstone.index import Model
+
+    return Model(digest, read_card(stores.fetch(store, f"models/{digest}")).dimensions)
+
+
+def _encoded(settings: Settings, store: Store, model: str, chunks: Sequence[Chunk]) -> Known:
     """The vectors of chunks that the index in force holds under the same model, by id."""
     record = releases.current(store, settings.project.channel)
     release = releases.load(store, record.release) if record else None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,10 +17,14 @@ from ragstone import config
 from ragstone.connect import connector
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors as Vectors
-from ragstone.errors import IndexingError
+from ragstone.errors import ConfigError, IndexingError
+from ragstone.inference import Model as Model
 
 PLACE = "place.json"
 """The file of an index's folder that says, for one outside the store, where it is: its `url` without credentials, and its name there."""
+
+UNMADE: NDArray[np.float32] = np.empty(0, np.float32)
+"""The vector of a question that an engine makes."""
 
 BIGRAM_WEIGHT = 0.2
 """It lifted questions in a corpus' own phrases by .02 nDCG@10."""
@@ -61,6 +65,8 @@ class Index(Protocol):
     """An opened index: immutable, safe to search from several threads. `tests/conformance/test_index.py` is the contract."""
 
     digest: str
+    encodes: bool
+    """Whether it makes the vector of a question itself: that of a query is not read, and may be `UNMADE`."""
 
     def __len__(self) -> int:
         """How many chunks it holds."""
@@ -97,9 +103,32 @@ class Place(Protocol):
         """Let the channel's name stand for this index where people outside look at it; nothing in Ragstone reads it."""
 
 
+@runtime_checkable
+class Encoding(Place, Protocol):
+    """A place whose engine makes the vectors of chunks and questions itself, by Ragstone's `/v1/embeddings`."""
+
+    def prepare(self, model: Model) -> None:
+        """Let the engine know the model and today's key. Raises `IndexingError` when it gets no vectors of it, before any work."""
+
+    def ingest(
+        self,
+        folder: Path,
+        digest: str,
+        chunks: Sequence[Chunk],
+        known: Mapping[str, NDArray[np.float32]],
+        model: Model,
+        progress: Callable[[int], None],
+    ) -> None:
+        """As `build`; the engine makes the vectors that are not `known`, by chunk id. `progress` is told how many chunks are sent."""
+
+
 def connect(settings: config.Index) -> Place:
-    """The place that `index.url` names."""
+    """The place that `index.url` names. Raises `ConfigError` when it can't make vectors and `index.inference` says that it does."""
+    if settings.inference not in (config.CLIENT, config.ENGINE):
+        raise ConfigError(f"index.inference = {settings.inference!r} is neither {config.CLIENT} nor {config.ENGINE}")
     place: Place = connector("index", settings.url).connect(settings)
+    if settings.inference == config.ENGINE and not isinstance(place, Encoding):
+        raise ConfigError(f"index.inference = {config.ENGINE!r} needs an engine; index.url = {settings.url!r} is none that makes vectors")
     return place
 
 
@@ -122,13 +151,18 @@ def open(folder: Path, digest: str, settings: config.Index) -> Index:
 
 def check(chunks: Sequence[Chunk], vectors: Vectors) -> None:
     """Raises `IndexingError`, naming the chunk, when these can't be indexed: none, not as many vectors, a broken one, one id twice."""
-    if not chunks:
-        raise IndexingError("there are no chunks to index", "ragstone stage <folder>")
+    check_chunks(chunks)
     if vectors.ndim != 2 or len(vectors) != len(chunks):
         raise IndexingError(f"{len(chunks)} chunks need as many vectors, not an array of shape {vectors.shape}")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise IndexingError(f"the vector of chunk {chunks[row].id!r} is not finite: the model is broken", "ragstone train")
+
+
+def check_chunks(chunks: Sequence[Chunk]) -> None:
+    """The same for chunks that have no vectors yet."""
+    if not chunks:
+        raise IndexingError("there are no chunks to index", "ragstone stage <folder>")
     twice = [id for id, count in Counter(chunk.id for chunk in chunks).items() if count > 1]
     if twice:
         raise IndexingError(f"chunk {twice[0]!r} is there twice")

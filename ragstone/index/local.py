@@ -123,6 +123,8 @@ def open(folder: Path, digest: str) -> LocalIndex:
 class LocalIndex:
     """An opened folder. Safe to search from several threads."""
 
+    encodes = False
+
     def __init__(self, digest: str, dense: _Dense, words: _Words, table: _Table, facets: _Facets) -> None:
         self.digest = digest
         self._parts: tuple[_Dense, _Words, _Table, _Facets] | None = (dense, words, table, facets)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,23 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from ragstone import config, facets, keywords
+from ragstone import config, facets, inference, keywords, mapping
 from ragstone.analyser import analyser
-from ragstone.cluster import Cluster, packed, reason
+from ragstone.cluster import BODY, Cluster, Request, packed, reason
 from ragstone.connect import is_here
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
-from ragstone.index import PLACE, Candidate, Query, check
+from ragstone.index import PLACE, Candidate, Query, check, check_chunks
+from ragstone.inference import CHUNK, QUERY, Inference, Model
 from ragstone.keywords import PAIRS, WORDS, Terms
-
-FORMAT = 1
-"""Counts up with every change of the mapping or of how words are analysed; part of an index's digest."""
+from ragstone.mapping import FORMAT, MOST, Options, Vector, floats
 
 OLDEST = 3
 """Major version. Before it the engine's BM25 has another scale."""
 
 SPARE = 100
 """How many more than asked the graph is searched for, so that ranking by exact cosines loses none."""
-
-MOST = 10_000
-"""Chunks of one list at most: the k-NN plugin's own bound."""
 
 PORT = 9200
 
@@ -47,27 +43,25 @@ PAGE = 500
 REMEMBERED = 100_000
 """Terms whose rarity is kept in memory."""
 
-NONE = "_"
-"""What stands for no word: BM25 counts only documents that have the field, and the local index counts all. Nobody can ask for it."""
-
 COSINE = "1 + cosineSimilarity(params.vector, doc.vector)"
 """In the engine's script language; a score must not be below 0."""
 
 LOST = "ragstone build"
 
+ASKED = 128 << 10
+"""Bytes of a bulk request whose vectors the engine asks for: some 60 chunks, encoded long before the answer is given up."""
+
 
 @dataclass(frozen=True)
-class Options:
-    """What `index.url` says about the vectors' graph after the question mark."""
+class Load:
+    """What goes into a physical index: the bulk lines of so many chunks, and about how many bytes are sent at once."""
 
-    engine: str = "lucene"
-    """`lucene` is in every node; `faiss` needs the k-NN plugin's native libraries."""
-    m: int = 16
-    ef_construction: int = 128
-    ef_search: int = 256
-    compression: str = "1x"
-    ca: str = ""
-    """A file of certificates that the engine's is signed by; empty takes the system's."""
+    chunks: int
+    dimensions: int
+    lines: Iterable[bytes]
+    body: int = BODY
+    model: str = ""
+    """The engine's model for questions, when it makes their vectors."""
 
 
 class OpenSearch:
@@ -78,14 +72,13 @@ class OpenSearch:
         self._prefix = prefix
         self._url = url
         self._options = options
-        self.identity = ("opensearch", FORMAT, cluster.url, prefix, {**asdict(options), "ef_search": 0, "ca": ""})
+        self.identity: tuple[object, ...] = ("opensearch", FORMAT, cluster.url, prefix, {**asdict(options), "ef_search": 0, "ca": ""})
 
     def check(self) -> None:
         told = self._cluster.greet().get("version", {})
         _check_version(self._cluster.url, told)
         plugins = self._cluster.ask("GET", "/_cat/plugins?format=json&h=name,component")
-        if not any(plugin["component"] == "opensearch-knn" for plugin in plugins):
-            raise IndexingError(f"OpenSearch at {self._cluster.url} has no k-NN plugin", "bin/opensearch-plugin install opensearch-knn")
+        self._check_plugins([plugin["component"] for plugin in plugins])
         self._check_health()
         self._check_blocks()
 
@@ -93,14 +86,8 @@ class OpenSearch:
         """Load the chunks and close the index to writing. One that died half way is gone on with: what is there is not written again."""
         check(chunks, vectors)
         self.check()
-        name = self._name(digest)
-        try:
-            self._make(name, digest, chunks, vectors)
-        except IndexingError:
-            if not _whole(self._found(name)):  # else another process was first to make it whole, which closed it to this one
-                raise
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PLACE).write_text(json.dumps({"url": self._url, "index": name}, indent=1), encoding="utf-8")
+        rows = {chunk.id: vector for chunk, vector in zip(chunks, vectors, strict=True)}
+        self._keep(folder, digest, Load(len(chunks), vectors.shape[1], mapping.lines(chunks, rows)))
 
     def open(self, folder: Path, digest: str) -> OpenSearchIndex:
         name = _named(folder)
@@ -108,7 +95,9 @@ class OpenSearch:
         if not _whole(found):
             lost = f"OpenSearch at {self._cluster.url} has no whole index {name}, which the store names"
             raise IndexingError(lost, f"remove indexes/{digest} from the store, then: {LOST}")
-        return OpenSearchIndex(digest, self._cluster, name, found["mappings"]["_meta"], self._options)
+        meta = found["mappings"]["_meta"]
+        kind = InferringIndex if "model" in meta else OpenSearchIndex
+        return kind(digest, self._cluster, name, meta, self._options)
 
     def point(self, folder: Path, channel: str) -> None:
         alias, name = f"{self._prefix}-{channel}", _named(folder)
@@ -123,27 +112,38 @@ class OpenSearch:
         found = self._cluster.ask("GET", f"/{name}", missing=True)
         return found[name] if found else {}
 
-    def _make(self, name: str, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+    def _keep(self, folder: Path, digest: str, load: Load) -> None:
+        name = self._name(digest)
+        try:
+            self._make(name, digest, load)
+        except IndexingError:
+            if not _whole(self._found(name)):  # else another process was first to make it whole, which closed it to this one
+                raise
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PLACE).write_text(json.dumps({"url": self._url, "index": name}, indent=1), encoding="utf-8")
+
+    def _make(self, name: str, digest: str, load: Load) -> None:
         found = self._found(name)
         if _whole(found):
             return
         if not found:
-            self._cluster.ask("PUT", f"/{name}", _definition(vectors.shape[1], digest, self._options))
+            self._cluster.send(mapping.creation(name, load.dimensions, digest, self._options))
         _check_writable(name, found)
-        self._fill(name, digest, chunks, vectors)
+        self._fill(name, digest, load)
 
-    def _fill(self, name: str, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        self._set(name, {"blocks.write": None})
-        self._cluster.load(name, _lines(chunks, vectors))
+    def _fill(self, name: str, digest: str, load: Load) -> None:
+        self._cluster.send(mapping.opening(name))
+        self._cluster.load(name, load.lines, load.body)
         self._cluster.ask("POST", f"/{name}/_refresh")
         held = int(self._cluster.ask("GET", f"/{name}/_count")["count"])
-        if held != len(chunks):
-            raise IndexingError(f"the index {name} at {self._cluster.url} holds {held} chunks instead of {len(chunks)}", LOST)
-        self._set(name, {"blocks.write": True, "refresh_interval": None, "auto_expand_replicas": "0-1"})
-        self._cluster.ask("PUT", f"/{name}/_mapping", {"_meta": {"digest": digest, "format": FORMAT, "chunks": held}})
+        if held != load.chunks:
+            raise IndexingError(f"the index {name} at {self._cluster.url} holds {held} chunks instead of {load.chunks}", LOST)
+        for request in mapping.closing(name, digest, held, load.model):
+            self._cluster.send(request)
 
-    def _set(self, name: str, settings: Mapping[str, Any]) -> None:
-        self._cluster.ask("PUT", f"/{name}/_settings", {"index": settings})
+    def _check_plugins(self, installed: Sequence[str]) -> None:
+        if "opensearch-knn" not in installed:
+            raise IndexingError(f"OpenSearch at {self._cluster.url} has no k-NN plugin", "bin/opensearch-plugin install opensearch-knn")
 
     def _check_health(self) -> None:
         status = self._cluster.ask("GET", "/_cluster/health")["status"]
@@ -159,11 +159,49 @@ class OpenSearch:
             raise IndexingError(f"the cluster at {self._cluster.url} takes no writes: {blocks[0]} is true", f"set {blocks[0]} to null")
 
 
+class Inferring(OpenSearch):
+    """A place whose engine makes the vectors of chunks and questions itself."""
+
+    def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options, inference: Inference, pipeline: str) -> None:
+        super().__init__(cluster, prefix, url, options)
+        self.identity = (*self.identity, "inference", inference.url)
+        self._inference = inference
+        self._pipeline = pipeline
+
+    def prepare(self, model: Model) -> None:
+        self.check()
+        self._inference.prepare(model)
+
+    def ingest(
+        self, folder: Path, digest: str, chunks: Sequence[Chunk], known: Mapping[str, Vector], model: Model, progress: Callable[[int], None]
+    ) -> None:
+        """Load the chunks, those without a vector through the pipeline that asks for one."""
+        check_chunks(chunks)
+        question, passage = (self._inference.id(kind, model) for kind in (QUERY, CHUNK))
+        pipelines = self._pipelines(model, passage)
+        for request in pipelines:
+            self._cluster.send(request)
+        lines = _counted(mapping.lines(chunks, known, inference.name(self._inference.url, model.digest, CHUNK)), progress)
+        self._keep(folder, digest, Load(len(chunks), model.dimensions, lines, ASKED, question))
+
+    def _pipelines(self, model: Model, id: str) -> list[Request]:
+        own = inference.pipeline(self._inference.url, model.digest, id)
+        return [own, inference.alias(self._pipeline, own)] if self._pipeline else [own]
+
+    def _check_plugins(self, installed: Sequence[str]) -> None:
+        super()._check_plugins(installed)
+        self._inference.check_plugins(installed)
+
+
 class OpenSearchIndex:
     """An opened index. Its documents never change, so how rare a term is gets asked once. Safe to search from several threads."""
 
+    encodes = False
+    most = MOST
+
     def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> None:
         self.digest = digest
+        self._meta = meta
         self._cluster: Cluster | None = cluster
         self._name = name
         self._size = int(meta["chunks"])
@@ -179,16 +217,18 @@ class OpenSearchIndex:
         self._opened()
         if not query.groups:
             return []
-        limit, deep = (min(many, self._size, MOST) for many in (query.limit, query.limit + SPARE))
+        limit, deep = (min(many, self._size, self.most) for many in (query.limit, query.limit + SPARE))
         allowed = [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
         terms = keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
         near, keyword = self._run(self._nearest(query, deep, allowed), _having(terms, limit, allowed))
         rest = sorted(near.keys() - keyword.keys())
         also = _having(terms, len(rest), [{"ids": {"values": rest}}])
-        exact, others = self._run(_cosines(query.vector, sorted(near.keys() | keyword.keys())), also)
+        exact, others = self._run(self._cosines(query, sorted(near.keys() | keyword.keys())), also)
         best = set(sorted(near, key=lambda id: (-exact[id], id))[:limit])
         scores = self._shares(keyword | others, terms)
-        return [Candidate(id, exact[id] - 1, scores.get(id, 0.0), id in best, id in keyword) for id in sorted(best | keyword.keys())]
+        return [
+            Candidate(id, self._cosine(exact[id]), scores.get(id, 0.0), id in best, id in keyword) for id in sorted(best | keyword.keys())
+        ]
 
     def chunks(self, ids: Sequence[str]) -> list[Chunk]:
         held = {id: source["chunk"] for id, source in self._sources(list(dict.fromkeys(ids)), ["chunk"])}
@@ -213,15 +253,24 @@ class OpenSearchIndex:
             raise IndexingError(f"index {self.digest} is closed")
         return self._cluster
 
-    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """The filter is inside: the graph is walked until `limit` chunks are found that pass it."""
-        knn = {
-            "vector": np.asarray(query.vector, np.float32),
-            "k": limit,
-            "filter": {"bool": {"filter": allowed}},
-            "method_parameters": {"ef_search": max(limit, self._options.ef_search)},
-        }
-        return {"size": limit, "query": {"knn": {"vector": knn}}}
+        return {"size": limit, "query": {"knn": {"vector": {"vector": floats(query.vector), **self._walk(limit, allowed)}}}}
+
+    def _walk(self, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        deep = {"ef_search": max(limit, self._options.ef_search)}
+        return {"k": limit, "filter": {"bool": {"filter": allowed}}, "method_parameters": deep}
+
+    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any] | None:
+        """The search that scores each of these chunks by its cosine, from the full vectors."""
+        if not ids:
+            return None
+        script = {"source": COSINE, "params": {"vector": floats(query.vector)}}
+        return {"size": len(ids), "query": {"script_score": {"query": {"ids": {"values": ids}}, "script": script}}}
+
+    def _cosine(self, score: float) -> float:
+        """The cosine that such a score stands for."""
+        return score - 1
 
     def _run(self, *searches: Mapping[str, Any] | None) -> list[dict[str, float]]:
         """Id -> score for each search, in one request; nothing for a search that is None."""
@@ -270,6 +319,27 @@ class OpenSearchIndex:
             yield from ((one["_id"], one["_source"]) for one in held if one.get("found"))
 
 
+class InferringIndex(OpenSearchIndex):
+    """An opened index whose engine makes the vector of a question itself."""
+
+    encodes = True
+    most = MOST // 2
+    """The chunks of both lists together are ranked by one search for the nearest."""
+
+    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        if not query.text.strip():  # the engine refuses it
+            return None
+        asked = {"query_text": query.text, "model_id": self._meta["model"]}
+        return {"size": limit, "query": {"neural": {"vector": {**asked, **self._walk(limit, allowed)}}}}
+
+    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any] | None:
+        """Where no more chunks are allowed than are searched for, the engine scores each of them, without its graph."""
+        return self._nearest(query, len(ids), [{"ids": {"values": ids}}]) if ids else None
+
+    def _cosine(self, score: float) -> float:
+        return 2 * score - 1
+
+
 def connect(settings: config.Index) -> OpenSearch:
     """The place that a URL names. Raises `ConfigError` on what it can't mean."""
     url = urlsplit(settings.url)
@@ -282,7 +352,12 @@ def connect(settings: config.Index) -> OpenSearch:
         raise ConfigError(f"index.url: {prefix!r} can't begin an index's name: lower-case letters, digits, - and _ can")
     options = _options(url.query)
     cluster = Cluster("OpenSearch", _address(url, url.hostname), settings.user, settings.password, options.ca)
-    return OpenSearch(cluster, prefix, settings.url, options)
+    if settings.inference == config.CLIENT:
+        return OpenSearch(cluster, prefix, settings.url, options)
+    if (options.engine, options.compression) != ("lucene", "1x"):
+        raise ConfigError(f"index.inference = {config.ENGINE!r} needs engine=lucene and compression=1x: they score by full vectors")
+    inference = Inference(cluster, settings.embeddings, settings.embeddings_key)
+    return Inferring(cluster, prefix, settings.url, options, inference, settings.pipeline)
 
 
 def _options(query: str) -> Options:
@@ -316,37 +391,6 @@ def _transport(scheme: str, host: str) -> str:
     return "http" if is_here(host) else "https"
 
 
-def _definition(dimensions: int, digest: str, options: Options) -> dict[str, Any]:
-    """Everything that a default could change between versions of the engine is said."""
-    graph = {"m": options.m, "ef_construction": options.ef_construction}
-    vector = {
-        "type": "knn_vector",
-        "dimension": dimensions,
-        "space_type": "cosinesimil",
-        "data_type": "float",
-        "compression_level": options.compression,
-        "method": {"name": "hnsw", "engine": options.engine, "parameters": graph},
-    }
-    words = {"type": "text", "analyzer": "whitespace", "index_options": "freqs"}
-    properties = {
-        "vector": vector,
-        WORDS: words,
-        PAIRS: words,
-        "facets": {"type": "keyword", "doc_values": False},
-        "chunk": {"type": "object", "enabled": False},
-    }
-    settings = {
-        "knn": True,
-        "knn.algo_param.ef_search": options.ef_search,
-        "number_of_shards": 1,
-        "number_of_replicas": 0,
-        "refresh_interval": "-1",
-        "max_result_window": 2 * MOST,
-        "similarity.default": {"type": "BM25", "k1": 1.2, "b": 0.75},
-    }
-    return {"settings": {"index": settings}, "mappings": {"dynamic": "strict", "_meta": {"digest": digest}, "properties": properties}}
-
-
 def _having(terms: Terms, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The search for the chunks with the most of these terms; None when there is nothing to search for."""
     if not terms or not limit:
@@ -355,28 +399,10 @@ def _having(terms: Terms, limit: int, allowed: Sequence[Mapping[str, Any]]) -> d
     return {"size": limit, "query": {"bool": {"should": each, "minimum_should_match": 1, "filter": allowed}}}
 
 
-def _cosines(vector: NDArray[np.float32], ids: Sequence[str]) -> dict[str, Any] | None:
-    """The search that scores each of these chunks by 1 + its cosine."""
-    if not ids:
-        return None
-    script = {"source": COSINE, "params": {"vector": np.asarray(vector, np.float32)}}
-    return {"size": len(ids), "query": {"script_score": {"query": {"ids": {"values": ids}}, "script": script}}}
-
-
-def _lines(chunks: Sequence[Chunk], vectors: Vectors) -> Iterator[bytes]:
-    """Two lines of a bulk request for each chunk, in the order of their ids: equal corpora rank ties alike."""
-    reader = analyser()
-    for row in sorted(range(len(chunks)), key=lambda row: chunks[row].id):
-        chunk = chunks[row]
-        stems = reader.analyze(chunk.context)
-        document = {
-            "vector": np.ascontiguousarray(vectors[row], np.float32),
-            WORDS: " ".join(stems) or NONE,
-            PAIRS: " ".join(keywords.pairs(stems)) or NONE,
-            "facets": facets.of(chunk),
-            "chunk": asdict(chunk),
-        }
-        yield packed({"create": {"_id": chunk.id}}) + b"\n" + packed(document) + b"\n"
+def _counted(lines: Iterable[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
+    for done, line in enumerate(lines, 1):
+        yield line
+        progress(done)
 
 
 def _check_version(url: str, told: Mapping[str, Any]) -> None:

@@ -1,0 +1,113 @@
+"""What an index of Ragstone's is in OpenSearch: its mapping, its settings, its documents, as requests and lines. It sends nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragstone import facets, inference, keywords
+from ragstone.analyser import analyser
+from ragstone.cluster import Request, packed
+from ragstone.corpus import Chunk
+from ragstone.corpus.views import passage
+from ragstone.keywords import PAIRS, WORDS
+
+FORMAT = 1
+"""Counts up with every change of the mapping or of how words are analysed; part of an index's digest."""
+
+MOST = 10_000
+"""Chunks of one list at most: the k-NN plugin's own bound."""
+
+NONE = "_"
+"""What stands for no word: BM25 counts only documents that have the field, and the local index counts all. Nobody can ask for it."""
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `index.url` says about the vectors' graph after the question mark."""
+
+    engine: str = "lucene"
+    """`lucene` is in every node; `faiss` needs the k-NN plugin's native libraries."""
+    m: int = 16
+    ef_construction: int = 128
+    ef_search: int = 256
+    compression: str = "1x"
+    ca: str = ""
+    """A file of certificates that the engine's is signed by; empty takes the system's."""
+
+
+def creation(name: str, dimensions: int, digest: str, options: Options) -> Request:
+    """The physical index. Everything that a default could change between versions of the engine is said."""
+    graph = {"m": options.m, "ef_construction": options.ef_construction}
+    vector = {
+        "type": "knn_vector",
+        "dimension": dimensions,
+        "space_type": "cosinesimil",
+        "data_type": "float",
+        "compression_level": options.compression,
+        "method": {"name": "hnsw", "engine": options.engine, "parameters": graph},
+    }
+    words = {"type": "text", "analyzer": "whitespace", "index_options": "freqs"}
+    properties = {
+        "vector": vector,
+        WORDS: words,
+        PAIRS: words,
+        "facets": {"type": "keyword", "doc_values": False},
+        "chunk": {"type": "object", "enabled": False},
+    }
+    settings = {
+        "knn": True,
+        "knn.algo_param.ef_search": options.ef_search,
+        "number_of_shards": 1,
+        "number_of_replicas": 0,
+        "refresh_interval": "-1",
+        "max_result_window": 2 * MOST,
+        "similarity.default": {"type": "BM25", "k1": 1.2, "b": 0.75},
+    }
+    mappings = {"dynamic": "strict", "_meta": {"digest": digest}, "properties": properties}
+    return Request("PUT", f"/{name}", {"settings": {"index": settings}, "mappings": mappings}, "the index, unless it is there")
+
+
+def opening(name: str) -> Request:
+    """The index takes documents."""
+    return Request("PUT", f"/{name}/_settings", {"index": {"blocks.write": None}}, "it takes documents")
+
+
+def closing(name: str, digest: str, chunks: int, model: str) -> list[Request]:
+    """The index is whole and takes no more; with the engine's `model` for questions, if it has one."""
+    shut = {"blocks.write": True, "refresh_interval": None, "auto_expand_replicas": "0-1"}
+    meta = {"digest": digest, "format": FORMAT, "chunks": chunks, **({"model": model} if model else {})}
+    return [
+        Request("PUT", f"/{name}/_settings", {"index": shut}, "it takes no more"),
+        Request("PUT", f"/{name}/_mapping", {"_meta": meta}, "it is whole"),
+    ]
+
+
+def lines(chunks: Sequence[Chunk], vectors: Mapping[str, Vector], pipeline: str = "") -> Iterator[bytes]:
+    """Two lines of a bulk request for each chunk, in the order of their ids: equal corpora rank ties alike.
+
+    One without a vector goes through the pipeline.
+    """
+    reader = analyser()
+    for chunk in sorted(chunks, key=lambda chunk: chunk.id):
+        stems = reader.analyze(chunk.context)
+        vector = vectors.get(chunk.id)
+        document = {
+            **({inference.PASSAGE: passage(chunk)} if vector is None else {"vector": floats(vector)}),
+            WORDS: " ".join(stems) or NONE,
+            PAIRS: " ".join(keywords.pairs(stems)) or NONE,
+            "facets": facets.of(chunk),
+            "chunk": asdict(chunk),
+        }
+        action = {"_id": chunk.id} | ({"pipeline": pipeline} if vector is None else {})
+        yield packed({"create": action}) + b"\n" + packed(document) + b"\n"
+
+
+def floats(vector: Vector) -> Vector:
+    """As it is sent."""
+    return np.ascontiguousarray(vector, np.float32)

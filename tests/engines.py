@@ -62,7 +62,7 @@ START = 90
 URL = "RAGSTONE_TEST_OPENSEARCH"
 """Names the node for the tests that need one."""
 
-TESTS = ("tests/conformance/test_index.py", "tests/test_opensearch.py")
+TESTS = ("tests/conformance/test_index.py", "tests/test_opensearch.py", "tests/test_inference.py")
 
 
 class Missing(Exception):

@@ -31,7 +31,7 @@ from tests.origins import Origin, Site, running, site
 from tests.speaker import speaking
 
 LONG = " ".join(
-    f'Step {step}: turn the "governor" valve \\\\ by {step} degrees, {{wait}} <10 s> & note the pressure in °C/bar; then grease bearing {step * 7}.'
+    f'Step {step}: turn the "governor" valve \\\\ by {step} degrees, {{wait}} <10 s> & note the °C/bar; then grease bearing {step * 7}.'
     for step in range(1, 40)
 )
 """Several chunks of more than one window, with everything that JSON must carry."""
@@ -98,7 +98,8 @@ def test_vectors_that_the_engine_asks_for_are_ragstones_own(origin: Origin, both
         np.testing.assert_allclose(there[id], vector, atol=1e-6)
 
 
-CALLS: list[dict[str, Any]] = [{"groups": ("public",)}, {"groups": ("managers", "public")}, {"groups": ("public",), "filter": {"type": "md"}}]
+PUBLIC = ("public",)
+CALLS: list[dict[str, Any]] = [{"groups": PUBLIC}, {"groups": ("managers", *PUBLIC)}, {"groups": PUBLIC, "filter": {"type": "md"}}]
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
@@ -144,7 +145,8 @@ def ask(settings: Settings, method: str, path: str, body: object = None) -> Any:
 
 
 def registered(engine: Settings, model: Model, kind: str) -> list[str]:
-    found = ask(engine, "POST", inference.SEARCH, {"query": {"term": {"name.keyword": inference.name(engine.index.embeddings, model.digest, kind)}}})
+    wanted = {"term": {"name.keyword": inference.name(engine.index.embeddings, model.digest, kind)}}
+    found = ask(engine, "POST", inference.SEARCH, {"query": wanted})
     return [hit["_id"] for hit in found["hits"]["hits"]]
 
 
@@ -228,7 +230,7 @@ def test_an_engine_without_a_key_is_told_how_to_make_one() -> None:
     with node.running({**node.WELL, "GET /_cat/plugins": plugins}) as one:
         place = indexes.connect(config.Index(url=one.url, inference=config.ENGINE))
         assert isinstance(place, indexes.Encoding)
-        with pytest.raises(ConfigError, match="index.embeddings_key is empty") as caught:
+        with pytest.raises(ConfigError, match=r"index\.embeddings_key is empty") as caught:
             place.prepare(Model("0" * 64, 384))
     assert "ragstone keys create" in caught.value.hint
 

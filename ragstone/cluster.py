@@ -46,6 +46,8 @@ class Request:
     path: str
     body: object = None
     why: str = ""
+    busy: tuple[int, ...] = ()
+    """Statuses besides `BUSY` that may be gone at the next try."""
 
     def at(self, url: str) -> str:
         """What a person reads: why, the address, and the body."""
@@ -70,7 +72,9 @@ class Cluster:
 
     def send(self, request: Request, *, missing: bool = False) -> Any:
         """The same for a request that is a value."""
-        return self.ask(request.method, request.path, request.body, missing=missing)
+        body = b"" if request.body is None else packed(request.body)
+        tries = self._patience.loads if request.busy else self._patience.tries
+        return self._send(request.method, request.path, body, "application/json", tries, missing, request.busy)
 
     def lines(self, path: str, body: bytes) -> Any:
         """The same for JSON lines that are posted."""
@@ -100,10 +104,10 @@ class Cluster:
     def close(self) -> None:
         self._pool.clear()
 
-    def _send(self, method: str, path: str, body: bytes, media: str, tries: int, missing: bool = False) -> Any:
+    def _send(self, method: str, path: str, body: bytes, media: str, tries: int, missing: bool = False, busy: tuple[int, ...] = ()) -> Any:
         headers = {**self._headers, "content-type": media}
         try:
-            response = self._pool.request(method, self.url + path, body=body or None, headers=headers, retries=self._retries(tries))
+            response = self._pool.request(method, self.url + path, body=body or None, headers=headers, retries=self._retries(tries, busy))
         except urllib3.exceptions.HTTPError as error:
             raise IndexingError(f"{self._kind} at {self.url} can't be reached: {_cause(error)}", "start it, or set index.url") from error
         if response.status == 404 and missing:
@@ -117,13 +121,13 @@ class Cluster:
         except ValueError as error:
             raise IndexingError(f"{self.url} answered with something that is not JSON: it is not {self._kind}") from error
 
-    def _retries(self, tries: int) -> urllib3.Retry:
+    def _retries(self, tries: int, busy: tuple[int, ...]) -> urllib3.Retry:
         """Any request may be sent twice: ids are given, and what is there is never overwritten."""
         return urllib3.Retry(
             tries - 1,
             redirect=False,
             allowed_methods=None,
-            status_forcelist=BUSY,
+            status_forcelist=BUSY + busy,
             backoff_factor=self._patience.backoff,
             backoff_max=self._patience.longest,
             raise_on_status=False,

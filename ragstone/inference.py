@@ -69,7 +69,8 @@ class Inference:
         for kind in PROBES:
             id = self._find(kind, model)
             if id:
-                self._ask(renewal(id, self._key))
+                for request in renewal(id, self._key):
+                    self._ask(request)
             else:
                 id = str(self._ask(registration(self.url, model.digest, kind, self._key))["model_id"])
             self._probe(id, kind, model)
@@ -87,7 +88,7 @@ class Inference:
         for kind in PROBES:
             id = UNKNOWN + kind.upper()
             asked += [search(self.url, model.digest, kind), registration(self.url, model.digest, kind, "THE_KEY")]
-            asked += [renewal(id, "THE_KEY"), prediction(id, kind)]
+            asked += [*renewal(id, "THE_KEY"), prediction(id, kind)]
         return asked
 
     def _find(self, kind: str, model: Model) -> str:
@@ -148,9 +149,14 @@ def registration(url: str, digest: str, kind: str, key: str) -> Request:
     return Request("POST", REGISTER, body, "a connector to Ragstone's own /v1/embeddings, and the model that uses it")
 
 
-def renewal(id: str, key: str) -> Request:
-    """Today's key."""
-    return Request("PUT", f"/_plugins/_ml/models/{id}", {"connector": {"credential": {"api_key": key}}}, "today's key, if it was there")
+def renewal(id: str, key: str) -> list[Request]:
+    """Today's key. A model in memory goes on with the old one for a while, so it is put out; the next that asks for it brings it back."""
+    given = {"connector": {"credential": {"api_key": key}}}
+    deploying = (409,)
+    return [
+        Request("PUT", f"/_plugins/_ml/models/{id}", given, "today's key, if the model was there", busy=deploying),
+        Request("POST", f"/_plugins/_ml/models/{id}/_undeploy", why="which counts from now on"),
+    ]
 
 
 def prediction(id: str, kind: str) -> Request:

@@ -43,6 +43,9 @@ PAGE = 500
 REMEMBERED = 100_000
 """Terms whose rarity is kept in memory."""
 
+Scores = dict[str, float]
+"""By chunk id."""
+
 COSINE = "1 + cosineSimilarity(params.vector, doc.vector)"
 """In the engine's script language; a score must not be below 0."""
 
@@ -197,7 +200,6 @@ class OpenSearchIndex:
     """An opened index. Its documents never change, so how rare a term is gets asked once. Safe to search from several threads."""
 
     encodes = False
-    most = MOST
 
     def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> None:
         self.digest = digest
@@ -217,18 +219,17 @@ class OpenSearchIndex:
         self._opened()
         if not query.groups:
             return []
-        limit, deep = (min(many, self._size, self.most) for many in (query.limit, query.limit + SPARE))
+        limit, deep = (min(many, self._size, MOST) for many in (query.limit, query.limit + SPARE))
         allowed = [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
         terms = keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
         near, keyword = self._run(self._nearest(query, deep, allowed), _having(terms, limit, allowed))
         rest = sorted(near.keys() - keyword.keys())
         also = _having(terms, len(rest), [{"ids": {"values": rest}}])
-        exact, others = self._run(self._cosines(query, sorted(near.keys() | keyword.keys())), also)
+        cosines, others = self._run(self._cosines(query, near, keyword), also)
+        exact = self._exact(near, cosines)
         best = set(sorted(near, key=lambda id: (-exact[id], id))[:limit])
         scores = self._shares(keyword | others, terms)
-        return [
-            Candidate(id, self._cosine(exact[id]), scores.get(id, 0.0), id in best, id in keyword) for id in sorted(best | keyword.keys())
-        ]
+        return [Candidate(id, exact[id], scores.get(id, 0.0), id in best, id in keyword) for id in sorted(best | keyword.keys())]
 
     def chunks(self, ids: Sequence[str]) -> list[Chunk]:
         held = {id: source["chunk"] for id, source in self._sources(list(dict.fromkeys(ids)), ["chunk"])}
@@ -261,16 +262,17 @@ class OpenSearchIndex:
         deep = {"ef_search": max(limit, self._options.ef_search)}
         return {"k": limit, "filter": {"bool": {"filter": allowed}}, "method_parameters": deep}
 
-    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any] | None:
-        """The search that scores each of these chunks by its cosine, from the full vectors."""
+    def _cosines(self, query: Query, near: Scores, keyword: Scores) -> dict[str, Any] | None:
+        """The search that scores chunks by their cosines, from the full vectors."""
+        ids = sorted(near.keys() | keyword.keys())
         if not ids:
             return None
         script = {"source": COSINE, "params": {"vector": floats(query.vector)}}
         return {"size": len(ids), "query": {"script_score": {"query": {"ids": {"values": ids}}, "script": script}}}
 
-    def _cosine(self, score: float) -> float:
-        """The cosine that such a score stands for."""
-        return score - 1
+    def _exact(self, near: Scores, cosines: Scores) -> dict[str, float]:
+        """The cosines of all that was found."""
+        return {id: score - 1 for id, score in cosines.items()}
 
     def _run(self, *searches: Mapping[str, Any] | None) -> list[dict[str, float]]:
         """Id -> score for each search, in one request; nothing for a search that is None."""
@@ -323,8 +325,6 @@ class InferringIndex(OpenSearchIndex):
     """An opened index whose engine makes the vector of a question itself."""
 
     encodes = True
-    most = MOST // 2
-    """The chunks of both lists together are ranked by one search for the nearest."""
 
     def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         if not query.text.strip():  # the engine refuses it
@@ -332,12 +332,14 @@ class InferringIndex(OpenSearchIndex):
         asked = {"query_text": query.text, "model_id": self._meta["model"]}
         return {"size": limit, "query": {"neural": {"vector": {**asked, **self._walk(limit, allowed)}}}}
 
-    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any] | None:
-        """Where no more chunks are allowed than are searched for, the engine scores each of them, without its graph."""
+    def _cosines(self, query: Query, near: Scores, keyword: Scores) -> dict[str, Any] | None:
+        """Of what only the words found: where no more are allowed than are searched for, the engine scores each, without its graph."""
+        ids = sorted(keyword.keys() - near.keys())
         return self._nearest(query, len(ids), [{"ids": {"values": ids}}]) if ids else None
 
-    def _cosine(self, score: float) -> float:
-        return 2 * score - 1
+    def _exact(self, near: Scores, cosines: Scores) -> dict[str, float]:
+        """Both come from the full vectors: nothing is compressed here."""
+        return {id: 2 * score - 1 for id, score in (near | cosines).items()}
 
 
 def connect(settings: config.Index) -> OpenSearch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -158,14 +159,23 @@ def train(
 @app.command()
 def index(
     inference: Annotated[str | None, typer.Option(help="Who makes vectors: client, or engine, which asks Ragstone for them.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="A mapping with a dense_vector field, as Elasticsearch has it.")] = None,
+    pipeline: Annotated[Path | None, typer.Option(help="An ingest pipeline with an inference processor, likewise.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the requests that this would send, and send none.")] = False,
 ) -> None:
     """Index the newest snapshot with the model in force; print the index's digest."""
-    from ragstone import project
+    from ragstone import dialect, project
 
     settings, store = _open()
-    settings = config.override(settings, "index", inference=inference)
+    asked = dialect.translate(settings.index, *(file.read_text(encoding="utf-8") if file else "" for file in (mapping, pipeline)))
+    settings = config.override(replace(settings, index=asked.index), "index", inference=inference)
     show = Terminal()
-    print(project.index(settings, store, project.snapshot(settings, store, show), project.incumbent(settings, store, show), show))
+    snapshot, model = project.snapshot(settings, store, show), project.incumbent(settings, store, show)
+    asked.check(project.sized(store, model).dimensions)
+    if explain:
+        print("\n".join([*asked.explain(), *project.explain(settings, store, snapshot, model)]))
+    else:
+        print(project.index(settings, store, snapshot, model, show))
 
 
 @app.command()

@@ -51,8 +51,8 @@ class Request:
 
     def at(self, url: str) -> str:
         """What a person reads: why, the address, and the body."""
-        body = "" if self.body is None else f" {str(packed(self.body), 'utf-8')}"
-        return f"# {self.why}\n{self.method} {url}{self.path}{body}"
+        body = self.body if isinstance(self.body, bytes) else b"" if self.body is None else packed(self.body)
+        return f"# {self.why}\n{self.method} {url}{self.path}\n{str(body, 'utf-8')}".rstrip()
 
 
 class Cluster:

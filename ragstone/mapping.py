@@ -24,6 +24,8 @@ MOST = 10_000
 NONE = "_"
 """What stands for no word: BM25 counts only documents that have the field, and the local index counts all. Nobody can ask for it."""
 
+EXAMPLE = Chunk("CHUNK_ID", "DOCUMENT", "TITLE", ("HEADING",), 0, 4, "TEXT", ("GROUP",), {"FIELD": "VALUE"})
+
 Vector = NDArray[np.float32]
 
 
@@ -73,9 +75,22 @@ def creation(name: str, dimensions: int, digest: str, options: Options) -> Reque
     return Request("PUT", f"/{name}", {"settings": {"index": settings}, "mappings": mappings}, "the index, unless it is there")
 
 
+def finding(name: str) -> Request:
+    """Is it there, and whole?"""
+    return Request("GET", f"/{name}", why="the index: when it is there and whole, this is the last request")
+
+
 def opening(name: str) -> Request:
     """The index takes documents."""
     return Request("PUT", f"/{name}/_settings", {"index": {"blocks.write": None}}, "it takes documents")
+
+
+def counting(name: str) -> list[Request]:
+    """How many documents it holds."""
+    return [
+        Request("POST", f"/{name}/_refresh", why="what was sent can be found"),
+        Request("GET", f"/{name}/_count", why="all of it is there"),
+    ]
 
 
 def closing(name: str, digest: str, chunks: int, model: str) -> list[Request]:
@@ -86,6 +101,13 @@ def closing(name: str, digest: str, chunks: int, model: str) -> list[Request]:
         Request("PUT", f"/{name}/_settings", {"index": shut}, "it takes no more"),
         Request("PUT", f"/{name}/_mapping", {"_meta": meta}, "it is whole"),
     ]
+
+
+def example(name: str, pipeline: str, dimensions: int) -> Request:
+    """The bulk request of one chunk, in capitals what is each chunk's own."""
+    vectors = {} if pipeline else {EXAMPLE.id: np.zeros(2, np.float32)}
+    why = f"the chunks, some MiB at a time, in capitals what is each one's own; a vector has {dimensions} numbers"
+    return Request("POST", f"/{name}/_bulk", b"".join(lines([EXAMPLE], vectors, pipeline)), why)
 
 
 def lines(chunks: Sequence[Chunk], vectors: Mapping[str, Vector], pipeline: str = "") -> Iterator[bytes]:

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from ragstone.retrieve import Calibration, Hit, Retriever
     from ragstone.train import Recipe
 
-    Known = dict[str, NDArray[np.float32]]
-    """Vectors by chunk id."""
+    Known = dict[str, NDArray[np.float32]]  # vectors by chunk id
 
 RAW = "raw"
 
@@ -121,22 +120,38 @@ def index(settings: Settings, store: Store, snapshot: str, model: str, show: Sho
     place = indexes.connect(settings.index)
     digest = _digest([snapshot, model, *place.identity])
     if isinstance(place, indexes.Encoding):
-        place.prepare(_sized(store, model))  # also for an index that is there: the engine's key may be another by now
+        place.prepare(sized(store, model))  # also for an index that is there: the engine's key may be another by now
     if stores.published(store, f"indexes/{digest}"):
         return digest
     place.check()
     chunks = snapshots.load(store, snapshot).chunks
     known = _encoded(settings, store, model, chunks)
-    fresh = len(chunks) - len(known)
     with _folder() as folder:
         if isinstance(place, indexes.Encoding):
             with show.bar("ingest", len(chunks)) as advance:
-                place.ingest(folder, digest, chunks, known, _sized(store, model), advance)
+                place.ingest(folder, digest, chunks, known, sized(store, model), advance)
         else:
             place.build(folder, digest, chunks, _vectors(settings, store, model, chunks, known, show))
         stores.publish(store, f"indexes/{digest}", folder)
-    show.say(f"index     {len(chunks)} chunks, {fresh} of them encoded, under model {model[:12]}")
+    show.say(f"index     {len(chunks)} chunks, {len(chunks) - len(known)} of them encoded, under model {model[:12]}")
     return digest
+
+
+def explain(settings: Settings, store: Store, snapshot: str, model: str) -> list[str]:
+    """What `index` would send elsewhere, for a person to read; nothing is sent."""
+    from ragstone import index as indexes
+    from ragstone.corpus import snapshot as snapshots
+
+    digest = _digest([snapshot, model, *indexes.connect(settings.index).identity])
+    return indexes.explain(settings.index, digest, len(snapshots.load(store, snapshot).chunks), sized(store, model))
+
+
+def sized(store: Store, digest: str) -> Model:
+    """The embedding model as an engine must know it."""
+    from ragstone.embedder import read_card
+    from ragstone.index import Model
+
+    return Model(digest, read_card(stores.fetch(store, f"models/{digest}")).dimensions)
 
 
 def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index: str, show: Show) -> Calibration:
@@ -382,9 +397,7 @@ def _was_in_force(settings: Settings, store: Store, model: str) -> bool:
     return any(releases.load(store, record.release).model == model for record in records)
 
 
-def _vectors(
-    settings: Settings, store: Store, model: str, chunks: Sequence[Chunk], known: Known, show: Show
-) -> NDArray[np.float32]:
+def _vectors(settings: Settings, store: Store, model: str, chunks: Sequence[Chunk], known: Known, show: Show) -> NDArray[np.float32]:
     """A row for each chunk; those that are not known are encoded, here or by a cluster's workers."""
     import numpy as np
 
@@ -398,14 +411,6 @@ def _vectors(
         encoded = training.mapper(settings.train.url).map(errands.passages, [stores.fetch(store, f"models/{model}")], seen, advance)
     whole = known | {chunk.id: vector for chunk, vector in zip(fresh, encoded, strict=True)}
     return np.stack([whole[chunk.id] for chunk in chunks])
-
-
-def _sized(store: Store, digest: str) -> Model:
-    """The embedding model as an engine must know it."""
-    from ragstone.embedder import read_card
-    from ragstone.index import Model
-
-    return Model(digest, read_card(stores.fetch(store, f"models/{digest}")).dimensions)
 
 
 def _encoded(settings: Settings, store: Store, model: str, chunks: Sequence[Chunk]) -> Known:

@@ -144,6 +144,12 @@ def place(folder: Path, settings: config.Index) -> Place:
     return connect(config.Index(url=url))
 
 
+def explain(settings: config.Index, digest: str, chunks: int, model: Model) -> list[str]:
+    """What building the index would send elsewhere, request by request, for a person to read; nothing is sent."""
+    told = getattr(connect(settings), "explain", None)
+    return list(told(digest, chunks, model)) if told else [f"# index.url = {settings.url!r} calls no service"]
+
+
 def open(folder: Path, digest: str, settings: config.Index) -> Index:
     """The index of a release. Raises `IndexingError` when it is missing or damaged."""
     return place(folder, settings).open(folder, digest)

@@ -35,6 +35,10 @@ OLDEST = 3
 SPARE = 100
 """How many more than asked the graph is searched for, so that ranking by exact cosines loses none."""
 
+PLUGINS, HEALTH, BLOCKS = "/_cat/plugins?format=json&h=name,component", "/_cluster/health", "/_cluster/settings?flat_settings=true"
+
+CHECKS = [Request("GET", path, why="can it take an index?") for path in ("/", PLUGINS, HEALTH, BLOCKS)]
+
 PORT = 9200
 
 PAGE = 500
@@ -80,7 +84,7 @@ class OpenSearch:
     def check(self) -> None:
         told = self._cluster.greet().get("version", {})
         _check_version(self._cluster.url, told)
-        plugins = self._cluster.ask("GET", "/_cat/plugins?format=json&h=name,component")
+        plugins = self._cluster.ask("GET", PLUGINS)
         self._check_plugins([plugin["component"] for plugin in plugins])
         self._check_health()
         self._check_blocks()
@@ -99,8 +103,22 @@ class OpenSearch:
             lost = f"OpenSearch at {self._cluster.url} has no whole index {name}, which the store names"
             raise IndexingError(lost, f"remove indexes/{digest} from the store, then: {LOST}")
         meta = found["mappings"]["_meta"]
-        kind = InferringIndex if "model" in meta else OpenSearchIndex
-        return kind(digest, self._cluster, name, meta, self._options)
+        return _index(digest, self._cluster, name, meta, self._options)
+
+    def explain(self, digest: str, chunks: int, model: Model) -> list[str]:
+        """The requests of `build`, in order, where nothing is there yet, then the first of a question; nothing is sent."""
+        name = self._name(digest)
+        before, pipeline, asker = self._preparation(model)
+        filling = [mapping.creation(name, model.dimensions, digest, self._options), mapping.opening(name)]
+        ending = [*mapping.counting(name), *mapping.closing(name, digest, chunks, asker)]
+        question = Query("QUESTION", np.zeros(2, np.float32), ("GROUP",))
+        asking = _index(digest, self._cluster, name, {"chunks": chunks, **({"model": asker} if asker else {})}, self._options)
+        requests = [*CHECKS, *before, mapping.finding(name), *filling, mapping.example(name, pipeline, model.dimensions), *ending]
+        return [request.at(self._cluster.url) for request in [*requests, asking.explain(question)]]
+
+    def _preparation(self, model: Model) -> tuple[list[Request], str, str]:
+        """What is sent before the index is, the pipeline for chunks, and the engine's model for questions: none of them."""
+        return [], "", ""
 
     def point(self, folder: Path, channel: str) -> None:
         alias, name = f"{self._prefix}-{channel}", _named(folder)
@@ -112,7 +130,7 @@ class OpenSearch:
 
     def _found(self, name: str) -> Mapping[str, Any]:
         """Settings and mappings of a physical index; nothing when there is none."""
-        found = self._cluster.ask("GET", f"/{name}", missing=True)
+        found = self._cluster.send(mapping.finding(name), missing=True)
         return found[name] if found else {}
 
     def _keep(self, folder: Path, digest: str, load: Load) -> None:
@@ -137,8 +155,8 @@ class OpenSearch:
     def _fill(self, name: str, digest: str, load: Load) -> None:
         self._cluster.send(mapping.opening(name))
         self._cluster.load(name, load.lines, load.body)
-        self._cluster.ask("POST", f"/{name}/_refresh")
-        held = int(self._cluster.ask("GET", f"/{name}/_count")["count"])
+        _, counted = map(self._cluster.send, mapping.counting(name))
+        held = int(counted["count"])
         if held != load.chunks:
             raise IndexingError(f"the index {name} at {self._cluster.url} holds {held} chunks instead of {load.chunks}", LOST)
         for request in mapping.closing(name, digest, held, load.model):
@@ -149,13 +167,13 @@ class OpenSearch:
             raise IndexingError(f"OpenSearch at {self._cluster.url} has no k-NN plugin", "bin/opensearch-plugin install opensearch-knn")
 
     def _check_health(self) -> None:
-        status = self._cluster.ask("GET", "/_cluster/health")["status"]
+        status = self._cluster.ask("GET", HEALTH)["status"]
         if status == "red":
             gone = f"the cluster at {self._cluster.url} is red: some of its data is not there"
             raise IndexingError(gone, "GET /_cluster/allocation/explain")
 
     def _check_blocks(self) -> None:
-        settings = self._cluster.ask("GET", "/_cluster/settings?flat_settings=true")
+        settings = self._cluster.ask("GET", BLOCKS)
         values = {**settings.get("persistent", {}), **settings.get("transient", {})}
         blocks = [name for name, value in values.items() if name.startswith("cluster.blocks.") and str(value).lower() == "true"]
         if blocks:
@@ -181,11 +199,15 @@ class Inferring(OpenSearch):
         """Load the chunks, those without a vector through the pipeline that asks for one."""
         check_chunks(chunks)
         question, passage = (self._inference.id(kind, model) for kind in (QUERY, CHUNK))
-        pipelines = self._pipelines(model, passage)
-        for request in pipelines:
+        for request in self._pipelines(model, passage):
             self._cluster.send(request)
         lines = _counted(mapping.lines(chunks, known, inference.name(self._inference.url, model.digest, CHUNK)), progress)
         self._keep(folder, digest, Load(len(chunks), model.dimensions, lines, ASKED, question))
+
+    def _preparation(self, model: Model) -> tuple[list[Request], str, str]:
+        asker, passage = (inference.UNKNOWN + kind.upper() for kind in (QUERY, CHUNK))
+        before = [*self._inference.explain(model), *self._pipelines(model, passage)]
+        return before, inference.name(self._inference.url, model.digest, CHUNK), asker
 
     def _pipelines(self, model: Model, id: str) -> list[Request]:
         own = inference.pipeline(self._inference.url, model.digest, id)
@@ -219,10 +241,8 @@ class OpenSearchIndex:
         self._opened()
         if not query.groups:
             return []
-        limit, deep = (min(many, self._size, MOST) for many in (query.limit, query.limit + SPARE))
-        allowed = [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
-        terms = keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
-        near, keyword = self._run(self._nearest(query, deep, allowed), _having(terms, limit, allowed))
+        limit, terms = min(query.limit, self._size, MOST), keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
+        near, keyword = self._run(*self._lists(query, terms))
         rest = sorted(near.keys() - keyword.keys())
         also = _having(terms, len(rest), [{"ids": {"values": rest}}])
         cosines, others = self._run(self._cosines(query, near, keyword), also)
@@ -230,6 +250,12 @@ class OpenSearchIndex:
         best = set(sorted(near, key=lambda id: (-exact[id], id))[:limit])
         scores = self._shares(keyword | others, terms)
         return [Candidate(id, exact[id], scores.get(id, 0.0), id in best, id in keyword) for id in sorted(best | keyword.keys())]
+
+    def explain(self, query: Query) -> Request:
+        """The first request of a search."""
+        lists = self._lists(query, keywords.asked(self._analyser.analyze(query.text), query.bigram_weight))
+        why = "a question: what is near, and what has its words"
+        return Request("POST", f"/{self._name}/_msearch", _searches(filter(None, lists)), why)
 
     def chunks(self, ids: Sequence[str]) -> list[Chunk]:
         held = {id: source["chunk"] for id, source in self._sources(list(dict.fromkeys(ids)), ["chunk"])}
@@ -253,6 +279,12 @@ class OpenSearchIndex:
         if self._cluster is None:
             raise IndexingError(f"index {self.digest} is closed")
         return self._cluster
+
+    def _lists(self, query: Query, terms: Terms) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """The searches for both lists."""
+        limit, deep = (min(many, self._size, MOST) for many in (query.limit, query.limit + SPARE))
+        allowed = [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
+        return self._nearest(query, deep, allowed), _having(terms, limit, allowed)
 
     def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """The filter is inside: the graph is walked until `limit` chunks are found that pass it."""
@@ -279,8 +311,7 @@ class OpenSearchIndex:
         asked = [search for search in searches if search is not None]
         if not asked:
             return [{} for _ in searches]
-        body = b"".join(b"{}\n" + packed({**search, "_source": False, "track_total_hits": False}) + b"\n" for search in asked)
-        answers = iter(self._opened().lines(f"/{self._name}/_msearch", body)["responses"])
+        answers = iter(self._opened().lines(f"/{self._name}/_msearch", _searches(asked))["responses"])
         return [{} if search is None else self._hits(next(answers)) for search in searches]
 
     def _hits(self, answer: Mapping[str, Any]) -> dict[str, float]:
@@ -391,6 +422,15 @@ def _transport(scheme: str, host: str) -> str:
     if named:
         return named
     return "http" if is_here(host) else "https"
+
+
+def _index(digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> OpenSearchIndex:
+    return (InferringIndex if "model" in meta else OpenSearchIndex)(digest, cluster, name, meta, options)
+
+
+def _searches(searches: Iterable[Mapping[str, Any]]) -> bytes:
+    """The lines of one request for all of them."""
+    return b"".join(b"{}\n" + packed({**search, "_source": False, "track_total_hits": False}) + b"\n" for search in searches)
 
 
 def _having(terms: Terms, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

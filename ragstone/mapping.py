@@ -106,7 +106,7 @@ def closing(name: str, digest: str, chunks: int, model: str) -> list[Request]:
 def example(name: str, pipeline: str, dimensions: int) -> Request:
     """The bulk request of one chunk, in capitals what is each chunk's own."""
     vectors = {} if pipeline else {EXAMPLE.id: np.zeros(2, np.float32)}
-    why = f"the chunks, some MiB at a time, in capitals what is each one's own; a vector has {dimensions} numbers"
+    why = f"the chunks, many at a time; in capitals what is each one's own, and a vector has {dimensions} numbers"
     return Request("POST", f"/{name}/_bulk", b"".join(lines([EXAMPLE], vectors, pipeline)), why)
 
 

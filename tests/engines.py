@@ -62,7 +62,12 @@ START = 90
 URL = "RAGSTONE_TEST_OPENSEARCH"
 """Names the node for the tests that need one."""
 
-TESTS = ("tests/conformance/test_index.py", "tests/test_opensearch.py", "tests/test_inference.py")
+TESTS = (
+    "tests/conformance/test_index.py",
+    "tests/test_opensearch.py",
+    "tests/test_inference.py",
+    "tests/test_up.py::test_an_engine_that_asks_for_vectors_finds_the_origin_up",
+)
 
 
 class Missing(Exception):

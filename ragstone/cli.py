@@ -179,6 +179,23 @@ def index(
 
 
 @app.command()
+def collect(
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them; else they are only named.")] = False,
+    back: Annotated[int | None, typer.Option(min=0, help="How many releases a channel must still go back; default: all.")] = None,
+) -> None:
+    """Name the indexes, in the store and in an engine, that no release needs which a channel could be rolled back to."""
+    from ragstone import collect as collecting
+
+    settings, store = _open()
+    found = collecting.unneeded(store, back)
+    for one in found:
+        if delete:
+            collecting.remove(settings, store, one.digest)
+        print(f"{one.digest[:12]}  {one.size / 1e6:>8.1f} MB  {one.place}".rstrip())
+    print(f"{len(found)} {'removed' if delete else 'would be removed; to do it: ragstone collect --delete'}", file=sys.stderr)
+
+
+@app.command()
 def serve(port: Annotated[int | None, typer.Option(help="The origin's port; 0 takes a free one.")] = None) -> None:
     """Run the origin: the OpenAI-compatible API over the channel's release. `ragstone up` starts it behind the edge."""
     from ragstone.api import app as origin

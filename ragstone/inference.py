@@ -51,6 +51,8 @@ class Inference:
     """What an engine has of Ragstone's embedding models."""
 
     def __init__(self, cluster: Cluster, url: str, key: str) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname or "@" in url:
+            raise ConfigError(f"index.embeddings = {url.rpartition('@')[2]!r} is no address of a /v1/embeddings, or has credentials")
         self.url = url
         self._cluster = cluster
         self._key = key

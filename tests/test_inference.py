@@ -203,6 +203,18 @@ def test_an_endpoint_that_the_engine_does_not_trust_is_named_with_the_setting(or
     assert '{"plugins.ml_commons.trusted_connector_endpoints_regex": ["^http://localhost:8801/.*$"]}' in error.hint
 
 
+def test_an_address_in_a_private_network_is_named_with_the_setting(origin: Origin, engine: Settings) -> None:
+    setting = "plugins.ml_commons.connector.private_ip_enabled"
+    other = config.override(engine, "index", embeddings=f"{origin.url}/{uuid4().hex}")  # one that was asked before is not looked at again
+    ask(engine, "PUT", "/_cluster/settings", {"persistent": {setting: False}})
+    try:
+        error = refused(other, embedding_model(origin.site))
+    finally:
+        ask(engine, "PUT", "/_cluster/settings", {"persistent": {setting: None}})
+    assert "private ip" in error.message
+    assert f'"{setting}": true' in error.hint
+
+
 def test_dimensions_that_differ_are_told(origin: Origin, engine: Settings) -> None:
     error = refused(engine, replace(embedding_model(origin.site), dimensions=512))
     assert "vectors of 384 dimensions" in error.message
@@ -246,6 +258,16 @@ def test_an_engine_without_a_key_is_told_how_to_make_one() -> None:
 def test_inference_that_can_not_be_is_refused(url: str, who: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         indexes.connect(config.Index(url=url, inference=who))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"embeddings": "127.0.0.1:8801"}, {"embeddings": "http://me:hunter2@h/v1/embeddings"}, {"pipeline": "a/b"}, {"pipeline": "*"}],
+)
+def test_an_address_or_a_name_that_can_not_be_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))) as caught:
+        indexes.connect(replace(config.Index(url="opensearch://h", inference=config.ENGINE), **wrong))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_where_vectors_are_asked_for_decides_the_digest() -> None:

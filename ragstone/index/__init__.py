@@ -102,6 +102,9 @@ class Place(Protocol):
     def point(self, folder: Path, channel: str) -> None:
         """Let the channel's name stand for this index where people outside look at it; nothing in Ragstone reads it."""
 
+    def remove(self, name: str) -> None:
+        """The end of the index of this name outside the store; no error when there is none."""
+
 
 @runtime_checkable
 class Encoding(Place, Protocol):
@@ -138,7 +141,15 @@ def place(folder: Path, settings: config.Index) -> Place:
     Credentials go to the address that the settings name, and to no other.
     """
     note = folder / PLACE
-    url = str(json.loads(note.read_text(encoding="utf-8"))["url"]) if note.exists() else "local"
+    return _at(str(json.loads(note.read_text(encoding="utf-8"))["url"]) if note.exists() else "local", settings)
+
+
+def remove(note: Mapping[str, str], settings: config.Index) -> None:
+    """The end of what a `PLACE` file names, outside the store. Raises `IndexingError`."""
+    _at(note["url"], settings).remove(note["index"])
+
+
+def _at(url: str, settings: config.Index) -> Place:
     if urlsplit(url)[:3] == urlsplit(settings.url)[:3]:
         return connect(settings)
     return connect(config.Index(url=url))

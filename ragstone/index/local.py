@@ -83,6 +83,9 @@ class Folders:
     def point(self, folder: Path, channel: str) -> None:
         """The store's channel is the only name."""
 
+    def remove(self, name: str) -> None:
+        """There is nothing outside the store."""
+
 
 def connect(settings: config.Index) -> Folders:
     """The place of `index.url = "local"`."""

@@ -125,6 +125,11 @@ class OpenSearch:
         moves = [{"remove": {"index": f"{self._prefix}-*", "alias": alias, "must_exist": False}}, {"add": {"index": name, "alias": alias}}]
         self._cluster.ask("POST", "/_aliases", {"actions": moves})
 
+    def remove(self, name: str) -> None:
+        if not re.fullmatch(f"{re.escape(self._prefix)}-[a-z0-9-]+", name):  # a pattern would take others with it
+            raise IndexingError(f"{name!r} is no index of {self._url}: nothing is removed")
+        self._cluster.ask("DELETE", f"/{name}", missing=True)
+
     def _name(self, digest: str) -> str:
         return f"{self._prefix}-{re.sub('[^a-z0-9]+', '-', digest.lower())[:32]}"
 
@@ -389,6 +394,8 @@ def connect(settings: config.Index) -> OpenSearch:
         return OpenSearch(cluster, prefix, settings.url, options)
     if (options.engine, options.compression) != ("lucene", "1x"):
         raise ConfigError(f"index.inference = {config.ENGINE!r} needs engine=lucene and compression=1x: they score by full vectors")
+    if settings.pipeline and not re.fullmatch("[a-z0-9][a-z0-9._-]*", settings.pipeline):
+        raise ConfigError(f"index.pipeline = {settings.pipeline!r} can't be a name: lower-case letters, digits, ., - and _ can")
     inference = Inference(cluster, settings.embeddings, settings.embeddings_key)
     return Inferring(cluster, prefix, settings.url, options, inference, settings.pipeline)
 

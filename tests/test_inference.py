@@ -29,6 +29,8 @@ from ragstone.show import Silence
 from tests import engines, node
 from tests.origins import Origin, Site, running, site
 from tests.speaker import speaking
+from tests.test_cli import ragstone
+from tests.test_dialect import PIPELINE, mapped
 
 LONG = " ".join(
     f'Step {step}: turn the "governor" valve \\\\ by {step} degrees, {{wait}} <10 s> & note the °C/bar; then grease bearing {step * 7}.'
@@ -182,6 +184,22 @@ def test_the_pipeline_can_have_another_name(origin: Origin, engine: Settings) ->
     found = ask(named, "GET", f"/_ingest/pipeline/{named.index.pipeline}")[named.index.pipeline]
     assert found["processors"] == [{"pipeline": {"name": own}}]
     assert "text_embedding" in str(ask(named, "GET", f"/_ingest/pipeline/{own}"))
+
+
+def test_the_seeds_json_is_typed_at_a_real_node(origin: Origin, engine: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command itself, as a process."""
+    for name, value in [("URL", engine.index.url), ("EMBEDDINGS", engine.index.embeddings), ("EMBEDDINGS_KEY", origin.token)]:
+        monkeypatch.setenv(f"RAGSTONE_INDEX_{name}", value)
+    (tmp_path / "pipeline.json").write_text(PIPELINE)
+    (tmp_path / "mapping.json").write_text(mapped({"dims": 384, "index_options": {"type": "hnsw", "m": 24}}))
+    files = ["--mapping", str(tmp_path / "mapping.json"), "--pipeline", str(tmp_path / "pipeline.json")]
+    done = ragstone(origin.site.settings.folder, "index", *files)
+    assert origin.token not in done.stdout + done.stderr
+    _, _, prefix = engine.index.url.rpartition("/")
+    made = ask(engine, "GET", f"/{prefix}-{done.stdout.strip()[:32]}")
+    field = next(iter(made.values()))["mappings"]["properties"]["vector"]
+    assert (field["type"], field["dimension"], field["method"]["parameters"]["m"]) == ("knn_vector", 384, 24)
+    assert "vector-ingest" in ask(engine, "GET", "/_ingest/pipeline/vector-ingest")
 
 
 # ---- what is wrong before any work

@@ -264,6 +264,15 @@ def test_a_whole_index_takes_no_more_documents(place: opensearch.OpenSearch, tmp
         ask(place.open(tmp_path, "d"), "PUT", "/INDEX/_doc/x", {})
 
 
+def test_an_index_that_is_removed_is_gone_and_may_be_removed_again(place: opensearch.OpenSearch, tmp_path: Path) -> None:
+    place.build(tmp_path, "d", CHUNKS, VECTORS)
+    name = json.loads((tmp_path / indexes.PLACE).read_text())["index"]
+    for _ in range(2):
+        place.remove(name)
+        with pytest.raises(IndexingError, match="no whole index"):
+            place.open(tmp_path, "d")
+
+
 def test_a_read_only_cluster_is_found_before_any_work(place: opensearch.OpenSearch) -> None:
     node_url = engines.url("x").replace("opensearch", "http").removesuffix("/x")
     block: dict[str, Any] = {"persistent": {"cluster.blocks.create_index": True}}

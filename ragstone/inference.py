@@ -69,7 +69,7 @@ class Inference:
         if not self._key:
             raise ConfigError("the engine has no key to ask for embeddings with: index.embeddings_key is empty", KEY)
         for kind in PROBES:
-            id = self._find(kind, model)
+            id = find(self._cluster, self.name(kind, model))
             if id:
                 for request in renewal(id, self._key):
                     self._ask(request)
@@ -77,26 +77,18 @@ class Inference:
                 id = str(self._ask(registration(self.url, model.digest, kind, self._key))["model_id"])
             self._probe(id, kind, model)
 
-    def id(self, kind: str, model: Model) -> str:
-        """The engine's id of the model for texts of this kind. Raises `IndexingError` when it has none."""
-        found = self._find(kind, model)
-        if not found:
-            raise IndexingError(f"OpenSearch at {self._cluster.url} has no model {name(self.url, model.digest, kind)}", "ragstone index")
-        return found
+    def name(self, kind: str, model: Model) -> str:
+        """What the engine calls the model for texts of this kind."""
+        return name(self.url, model.digest, kind)
 
     def explain(self, model: Model) -> list[Request]:
         """What `prepare` sends, in order, where the engine knows nothing yet."""
         asked = []
         for kind in PROBES:
             id = UNKNOWN + kind.upper()
-            asked += [search(self.url, model.digest, kind), registration(self.url, model.digest, kind, "THE_KEY")]
+            asked += [search(self.name(kind, model)), registration(self.url, model.digest, kind, "THE_KEY")]
             asked += [*renewal(id, "THE_KEY"), prediction(id, kind)]
         return asked
-
-    def _find(self, kind: str, model: Model) -> str:
-        """Its id, or nothing; of two that were registered at the same moment everybody takes the same."""
-        found = self._cluster.send(search(self.url, model.digest, kind), missing=True)
-        return min((hit["_id"] for hit in found["hits"]["hits"]), default="") if found else ""
 
     def _probe(self, id: str, kind: str, model: Model) -> None:
         answer = self._ask(prediction(id, kind))
@@ -138,10 +130,24 @@ def name(url: str, digest: str, kind: str) -> str:
     return f"ragstone-{kind}-{hashlib.sha256(defined.encode()).hexdigest()[:32]}"
 
 
-def search(url: str, digest: str, kind: str) -> Request:
+def find(cluster: Cluster, name: str) -> str:
+    """The engine's id of the model of this name, or nothing; of two that were registered at the same moment everybody takes the same."""
+    found = cluster.send(search(name), missing=True)
+    return min((hit["_id"] for hit in found["hits"]["hits"]), default="") if found else ""
+
+
+def known(cluster: Cluster, name: str) -> str:
+    """The same for one that must be there. Raises `IndexingError`."""
+    id = find(cluster, name)
+    if not id:
+        raise IndexingError(f"OpenSearch at {cluster.url} has lost its model {name}", "ragstone index")
+    return id
+
+
+def search(name: str) -> Request:
     """Is the model there?"""
-    wanted = {"query": {"term": {"name.keyword": name(url, digest, kind)}}, "_source": False}
-    return Request("POST", SEARCH, wanted, f"the model for texts of the kind {kind}, by what defines it; the next only where there is none")
+    wanted = {"query": {"term": {"name.keyword": name}}, "_source": False}
+    return Request("POST", SEARCH, wanted, "a model by its name, a digest of what defines it; the next only where there is none")
 
 
 def registration(url: str, digest: str, kind: str, key: str) -> Request:

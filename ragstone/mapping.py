@@ -94,7 +94,7 @@ def counting(name: str) -> list[Request]:
 
 
 def closing(name: str, digest: str, chunks: int, model: str) -> list[Request]:
-    """The index is whole and takes no more; with the engine's `model` for questions, if it has one."""
+    """The index is whole and takes no more; with the name of the engine's `model` for questions, if it has one."""
     shut = {"blocks.write": True, "refresh_interval": None, "auto_expand_replicas": "0-1"}
     meta = {"digest": digest, "format": FORMAT, "chunks": chunks, **({"model": model} if model else {})}
     return [

@@ -114,7 +114,7 @@ def test_the_seeds_json_is_explained_and_nothing_is_sent(tmp_path: Path, manuals
 def answers(name: str, chunks: int) -> dict[str, Any]:
     """A cluster that knows nothing yet and does all that is asked."""
     vector = {"inference_results": [{"output": [{"data": [0.0] * 384}]}]}
-    found = [{"hits": {"hits": [{"_id": id} for id in ids]}} for ids in ([], [], ["MODEL_ID_OF_QUERY"], ["MODEL_ID_OF_CHUNK"])]
+    found = [{"hits": {"hits": [{"_id": id} for id in ids]}} for ids in ([], [], ["MODEL_ID_OF_CHUNK"])]
     return {
         **node.WELL,
         "GET /_cat/plugins": [{"component": plugin} for plugin in ("opensearch-knn", *inference.PLUGINS)],

@@ -166,6 +166,19 @@ def test_a_model_is_registered_once_and_gets_todays_key(origin: Origin, engine: 
     assert [registered(engine, model, kind) for kind in (QUERY, CHUNK)] == before
 
 
+def test_a_model_that_the_engine_lost_is_told_and_found_again_once_it_is_registered(origin: Origin, engine: Settings) -> None:
+    digest, model = built(engine, origin.site), embedding_model(origin.site)
+    (id,) = registered(engine, model, QUERY)
+    ask(engine, "POST", f"/_plugins/_ml/models/{id}/_undeploy")
+    ask(engine, "DELETE", f"/_plugins/_ml/models/{id}")
+    with pytest.raises(IndexingError, match="has lost its model ragstone-query") as caught:
+        opened(engine, origin.site, digest)
+    assert caught.value.hint == "ragstone index"
+    assert built(engine, origin.site) == digest
+    with closing(opened(engine, origin.site, digest)) as index:
+        assert index.search(indexes.Query("pump", indexes.UNMADE, PUBLIC, 5))
+
+
 def test_the_key_is_neither_in_the_store_nor_shown_by_the_engine(origin: Origin, engine: Settings) -> None:
     built(engine, origin.site)
     secret = origin.token

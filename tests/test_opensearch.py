@@ -182,7 +182,7 @@ def test_a_question_is_asked_again_when_the_engine_was_busy_but_not_for_long() -
 def test_an_answer_that_lacks_a_shard_is_an_error() -> None:
     half = {"timed_out": False, "_shards": {"failed": 1}, "hits": {"hits": []}}
     with node.running({"POST /i/_msearch": {"responses": [half, half]}}) as one:
-        index = opensearch.OpenSearchIndex("d", cluster(one), "i", {"chunks": 9}, mapping.Options())
+        index = opensearch.OpenSearchIndex("d", cluster(one), "i", 9, mapping.Options())
         with pytest.raises(IndexingError, match="can't search i"):
             index.search(QUERY)
 

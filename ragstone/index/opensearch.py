@@ -68,7 +68,7 @@ class Load:
     lines: Iterable[bytes]
     body: int = BODY
     model: str = ""
-    """The engine's model for questions, when it makes their vectors."""
+    """The name of the engine's model for questions, when it makes their vectors."""
 
 
 class OpenSearch:
@@ -103,21 +103,22 @@ class OpenSearch:
             lost = f"OpenSearch at {self._cluster.url} has no whole index {name}, which the store names"
             raise IndexingError(lost, f"remove indexes/{digest} from the store, then: {LOST}")
         meta = found["mappings"]["_meta"]
-        return _index(digest, self._cluster, name, meta, self._options)
+        asker = inference.known(self._cluster, meta["model"]) if "model" in meta else ""
+        return _index(digest, self._cluster, name, meta["chunks"], self._options, asker)
 
     def explain(self, digest: str, chunks: int, model: Model) -> list[str]:
         """The requests of `build`, in order, where nothing is there yet, then the first of a question; nothing is sent."""
         name = self._name(digest)
-        before, pipeline, asker = self._preparation(model)
+        before, pipeline, asked = self._preparation(model)
         filling = [mapping.creation(name, model.dimensions, digest, self._options), mapping.opening(name)]
-        ending = [*mapping.counting(name), *mapping.closing(name, digest, chunks, asker)]
+        ending = [*mapping.counting(name), *mapping.closing(name, digest, chunks, asked)]
         question = Query("QUESTION", np.zeros(2, np.float32), ("GROUP",))
-        asking = _index(digest, self._cluster, name, {"chunks": chunks, **({"model": asker} if asker else {})}, self._options)
+        asking = _index(digest, self._cluster, name, chunks, self._options, inference.UNKNOWN + QUERY.upper() if asked else "")
         requests = [*CHECKS, *before, mapping.finding(name), *filling, mapping.example(name, pipeline, model.dimensions), *ending]
         return [request.at(self._cluster.url) for request in [*requests, asking.explain(question)]]
 
     def _preparation(self, model: Model) -> tuple[list[Request], str, str]:
-        """What is sent before the index is, the pipeline for chunks, and the engine's model for questions: none of them."""
+        """What is sent before the index is, the pipeline for chunks, and the name of the engine's model for questions: none of them."""
         return [], "", ""
 
     def point(self, folder: Path, channel: str) -> None:
@@ -203,16 +204,15 @@ class Inferring(OpenSearch):
     ) -> None:
         """Load the chunks, those without a vector through the pipeline that asks for one."""
         check_chunks(chunks)
-        question, passage = (self._inference.id(kind, model) for kind in (QUERY, CHUNK))
-        for request in self._pipelines(model, passage):
+        question, passage = (self._inference.name(kind, model) for kind in (QUERY, CHUNK))
+        for request in self._pipelines(model, inference.known(self._cluster, passage)):
             self._cluster.send(request)
-        lines = _counted(mapping.lines(chunks, known, inference.name(self._inference.url, model.digest, CHUNK)), progress)
+        lines = _counted(mapping.lines(chunks, known, passage), progress)
         self._keep(folder, digest, Load(len(chunks), model.dimensions, lines, ASKED, question))
 
     def _preparation(self, model: Model) -> tuple[list[Request], str, str]:
-        asker, passage = (inference.UNKNOWN + kind.upper() for kind in (QUERY, CHUNK))
-        before = [*self._inference.explain(model), *self._pipelines(model, passage)]
-        return before, inference.name(self._inference.url, model.digest, CHUNK), asker
+        before = [*self._inference.explain(model), *self._pipelines(model, inference.UNKNOWN + CHUNK.upper())]
+        return before, self._inference.name(CHUNK, model), self._inference.name(QUERY, model)
 
     def _pipelines(self, model: Model, id: str) -> list[Request]:
         own = inference.pipeline(self._inference.url, model.digest, id)
@@ -228,12 +228,11 @@ class OpenSearchIndex:
 
     encodes = False
 
-    def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> None:
+    def __init__(self, digest: str, cluster: Cluster, name: str, chunks: int, options: Options) -> None:
         self.digest = digest
-        self._meta = meta
         self._cluster: Cluster | None = cluster
         self._name = name
-        self._size = int(meta["chunks"])
+        self._size = chunks
         self._options = options
         self._analyser = analyser()
         self._rarities: dict[tuple[str, str], float] = {}
@@ -362,10 +361,15 @@ class InferringIndex(OpenSearchIndex):
 
     encodes = True
 
+    def __init__(self, digest: str, cluster: Cluster, name: str, chunks: int, options: Options, asker: str) -> None:
+        super().__init__(digest, cluster, name, chunks, options)
+        self._asker = asker
+        """The engine's id of the model for questions."""
+
     def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         if not query.text.strip():  # the engine refuses it
             return None
-        asked = {"query_text": query.text, "model_id": self._meta["model"]}
+        asked = {"query_text": query.text, "model_id": self._asker}
         return {"size": limit, "query": {"neural": {"vector": {**asked, **self._walk(limit, allowed)}}}}
 
     def _cosines(self, query: Query, near: Scores, keyword: Scores) -> dict[str, Any] | None:
@@ -431,8 +435,10 @@ def _transport(scheme: str, host: str) -> str:
     return "http" if is_here(host) else "https"
 
 
-def _index(digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> OpenSearchIndex:
-    return (InferringIndex if "model" in meta else OpenSearchIndex)(digest, cluster, name, meta, options)
+def _index(digest: str, cluster: Cluster, name: str, chunks: int, options: Options, asker: str) -> OpenSearchIndex:
+    if asker:
+        return InferringIndex(digest, cluster, name, chunks, options, asker)
+    return OpenSearchIndex(digest, cluster, name, chunks, options)
 
 
 def _searches(searches: Iterable[Mapping[str, Any]]) -> bytes:

@@ -28,7 +28,7 @@ from tests.conformance.origin import Origin
 
 ROOT = Path(__file__).parents[2]
 LOCAL = "from ragstone import config; from ragstone.edge import run; run(config.load(), lambda url: print(url, flush=True))"
-EDGES = {"local": [sys.executable, "-c", LOCAL]}
+EDGES = {"local": [sys.executable, "-c", LOCAL], "cloudflare": ["env", "RAGSTONE_EDGE_URL=cloudflare", sys.executable, "-c", LOCAL]}
 
 
 @dataclass(frozen=True)

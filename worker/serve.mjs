@@ -21,6 +21,7 @@ const worker = new Miniflare({
   bindings: config.vars,
   durableObjects: Object.fromEntries(objects),
   kvNamespaces: (config.kv_namespaces ?? []).map(({ binding }) => binding),
+  cache: !config.workers_dev,
   host,
   port: Number(port),
 });

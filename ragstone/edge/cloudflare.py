@@ -80,6 +80,7 @@ def render(settings: Settings) -> dict[str, object]:
         "main": str(SOURCE / "src" / "index.ts"),
         "compatibility_date": RUNTIME,
         "compatibility_flags": ["enable_request_signal"],
+        "keep_names": False,
         "workers_dev": not domain,
         "vars": {
             "ORIGIN": settings.edge.origin.rstrip("/"),

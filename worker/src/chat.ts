@@ -89,7 +89,7 @@ async function fresh(x: Exchange, question: Question, release: string, entry: ca
 }
 
 async function fly(x: Exchange, order: Order, name: string | null): Promise<Flown> {
-  if (!name || !x.env.FLIGHT) return { response: await ask(x.env, order, x.request.signal), joined: null, landed: async () => {} };
+  if (!name) return { response: await ask(x.env, order, x.request.signal), joined: null, landed: async () => {} };
   const flight = x.env.FLIGHT.get(x.env.FLIGHT.idFromName(name));
   const response = await flight.fetch("http://flight/", { method: "POST", body: JSON.stringify(order) });
   const joined = response.headers.get("x-joined");

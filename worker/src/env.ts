@@ -12,7 +12,7 @@ export interface Env {
   /** Bytes. */
   MAX_BODY: number;
   MAX_TOKENS: number;
-  FLIGHT?: DurableObjectNamespace<Flight>;
-  BUDGET?: DurableObjectNamespace<Budget>;
+  FLIGHT: DurableObjectNamespace<Flight>;
+  BUDGET: DurableObjectNamespace<Budget>;
   ANSWERS?: KVNamespace;
 }

@@ -19,7 +19,6 @@ export interface Verdict {
 
 const MINUTE = 60;
 const SLACK = 1e-6;
-const KEPT = 10_000;
 
 export const nothing = (): Taken => ({ requests: { seconds: 0, at: 0 }, tokens: { seconds: 0, at: 0 } });
 
@@ -57,16 +56,8 @@ export class Budget extends DurableObject<Env> {
   }
 }
 
-const here = new Map<string, Taken>();
-
-/** Takes from the key's count: exact where a Durable Object is bound, else this isolate's. */
-export async function count(env: Env, who: Principal, kind: Kind, cost: number, owed = false): Promise<Verdict> {
-  if (env.BUDGET) return env.BUDGET.get(env.BUDGET.idFromName(who.key)).take(who, kind, cost, owed);
-  const now = Date.now() / 1000;
-  if (here.size > KEPT) for (const [key, one] of here) if (now - Math.max(one.requests.at, one.tokens.at) > MINUTE) here.delete(key);
-  const taken = here.get(who.key) ?? nothing();
-  here.set(who.key, taken);
-  return take(taken, who, kind, cost, now, owed);
+export function count(env: Env, who: Principal, kind: Kind, cost: number, owed = false): Promise<Verdict> {
+  return env.BUDGET.get(env.BUDGET.idFromName(who.key)).take(who, kind, cost, owed);
 }
 
 /** The tokens that an answer may cost: a quarter of the body's bytes, and the most tokens it may generate, for each choice. */

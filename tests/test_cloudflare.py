@@ -56,8 +56,8 @@ def test_an_edge_that_runs_where_it_is_started_is_not_deployed(tmp_path: Path) -
 
 def test_wrangler_takes_the_configuration_and_bundles_a_small_worker(tmp_path: Path) -> None:
     workerd.packages()
-    command = [sys.executable, "-m", "ragstone", "edge", "deploy", "--to", "cloudflare", "--origin", "https://origin.example.com", "--dry-run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    deploy = ["edge", "deploy", "--to", "cloudflare", "--origin", "https://origin.example.com", "--dry-run"]
+    done = subprocess.run([sys.executable, "-m", "ragstone", *deploy], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     for bound in ("env.FLIGHT (Flight)", "env.BUDGET (Budget)", 'env.ORIGIN ("https://origin.example.com")'):
         assert bound in done.stdout

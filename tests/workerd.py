@@ -31,7 +31,7 @@ def running(main: Path, folder: Path) -> Iterator[str]:
     installed = packages()
     config = folder / "wrangler.jsonc"
     config.write_text(json.dumps({"main": str(main), "compatibility_date": RUNTIME}))
-    command = [npm.node(installed), SOURCE / "serve.mjs", installed, config, "127.0.0.1", "0"]
+    command: list[str | Path] = [npm.node(installed), SOURCE / "serve.mjs", installed, config, "127.0.0.1", "0"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdin
         assert worker.stdout

@@ -7,7 +7,7 @@ import { seen } from "./src/errors";
 import { duration, estimate, nothing, take, type Kind, type Taken } from "./src/limit";
 import { Events, Fold, renewed, stream, used, withoutUsage } from "./src/replay";
 
-const who = (rpm: number, tpm: number) => ({ key: "k", tenant: "t", groups: ["g"], rpm, tpm, expires: 0 });
+const who = (rpm: number, tpm: number) => ({ key: "k", tenant: "t", groups: ["g"], rpm, tpm, starts: 0, expires: 0 });
 
 interface Step {
   rpm: number;

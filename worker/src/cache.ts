@@ -1,6 +1,7 @@
 /** Finished answers: in the location's cache, and in KV for the others when bound. `tests/vectors/cache.json` is the contract. */
 
 import type { Env } from "./env";
+import { JSON_TYPE } from "./errors";
 
 export interface Entry {
   /** The answer as JSON, from which every other form is replayed. */
@@ -38,16 +39,16 @@ export function decide(entry: Entry | null, asked: Asked, release: string, ttl: 
 export const mayStandIn = (entry: Entry | null, asked: Asked, release: string): entry is Entry =>
   entry !== null && entry.release === release && !asked.noCache && !asked.noStore;
 
-/** `at` is a URL below the Worker's own route, so that nobody reaches the entry past it; it ends in the key. */
+/** `at` is a URL below the Worker's own route, so that nobody reaches the entry past it. */
 export async function get(env: Env, at: string): Promise<Entry | null> {
   const found = await caches.default.match(at);
   if (found) return { ...JSON.parse(found.headers.get("x-entry") ?? "{}"), body: await found.text() };
-  const kept = await env.ANSWERS?.getWithMetadata<Omit<Entry, "body">>(at.slice(at.lastIndexOf("/") + 1));
+  const kept = await env.ANSWERS?.getWithMetadata<Omit<Entry, "body">>(at);
   return kept?.value && kept.metadata ? { ...kept.metadata, body: kept.value } : null;
 }
 
 export async function put(env: Env, at: string, { body, ...entry }: Entry): Promise<void> {
-  const headers = { "cache-control": `max-age=${KEPT}`, "content-type": "application/json", "x-entry": JSON.stringify(entry) };
+  const headers = { "cache-control": `max-age=${KEPT}`, ...JSON_TYPE, "x-entry": JSON.stringify(entry) };
   await caches.default.put(at, new Response(body, { headers }));
-  await env.ANSWERS?.put(at.slice(at.lastIndexOf("/") + 1), body, { metadata: entry, expirationTtl: KEPT });
+  await env.ANSWERS?.put(at, body, { metadata: entry, expirationTtl: KEPT });
 }

@@ -1,6 +1,6 @@
 /** A request body as one text for all its spellings (RFC 8785), and the cache key made of it. `tests/vectors/keys.json` is the contract. */
 
-import { fault, type Fault } from "./errors";
+import { Fault, fault } from "./errors";
 
 export type Fields = Record<string, unknown>;
 
@@ -23,9 +23,12 @@ const FORM = new Set(["stream", "stream_options", "user"]);
 const DEEPEST = 64;
 const TOKEN = /[ \t\r\n]*([{}[\]:,]|"[^"\\]*(?:\\.[^"\\]*)*"|[^\s{}[\]:,"]+)/y;
 
-const invalid = (message: string): Fault => fault(400, "invalid_json", message);
+const invalid = (what: string): Fault => fault(400, "invalid_json", `the body ${what}`);
 
 export const isFields = (value: unknown): value is Fields => typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** Throws a `TypeError` on bytes that are no UTF-8, and keeps a byte order mark. */
+export const utf8 = (data: Uint8Array): string => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(data);
 
 /** Reads text that `JSON.parse` has taken, for what it does not tell: a key that is there twice, and how numbers were written. */
 class Scanner {
@@ -40,26 +43,26 @@ class Scanner {
   next(): string {
     TOKEN.lastIndex = this.at;
     const token = TOKEN.exec(this.text)?.[1];
-    if (token === undefined) throw invalid("the body is not JSON");
+    if (token === undefined) throw invalid("is not JSON");
     this.at = TOKEN.lastIndex;
     return token;
   }
 
   /** The canonical text of the next value. */
   value(depth: number, token = this.next()): string {
+    if (depth > DEEPEST && "{[".includes(token)) throw invalid(`is nested deeper than ${DEEPEST} levels`);
     if (token === "{") return written(this.members(depth));
-    if (token === "[") return this.list(depth);
+    if (token === "[") return this.#list(depth);
     if (token.startsWith('"')) return unicode(token);
-    return /^[-\d]/.test(token) ? this.number(Number(token)) : token;
+    return /^[-\d]/.test(token) ? this.#number(Number(token)) : token;
   }
 
   members(depth: number): Map<string, Member> {
-    if (depth > DEEPEST) throw invalid(`the body is nested deeper than ${DEEPEST} levels`);
     const members = new Map<string, Member>();
     for (let token = this.next(); token !== "}"; token = this.next()) {
       if (token === ",") continue;
       const name: string = JSON.parse(unicode(token));
-      if (members.has(name)) throw invalid(`the body is not JSON: '${name.slice(0, 40)}' is there twice`);
+      if (members.has(name)) throw invalid(`is not JSON: '${name.slice(0, 40)}' is there twice`);
       this.next();
       const [start, outside] = [this.at, this.exact];
       this.exact = true;
@@ -70,15 +73,14 @@ class Scanner {
     return members;
   }
 
-  private list(depth: number): string {
-    if (depth > DEEPEST) throw invalid(`the body is nested deeper than ${DEEPEST} levels`);
+  #list(depth: number): string {
     const items: string[] = [];
     for (let token = this.next(); token !== "]"; token = this.next()) if (token !== ",") items.push(this.value(depth + 1, token));
     return `[${items.join()}]`;
   }
 
-  private number(value: number): string {
-    if (!Number.isFinite(value)) throw invalid("the body holds a number that no double holds");
+  #number(value: number): string {
+    if (!Number.isFinite(value)) throw invalid("holds a number that no double holds");
     if (Math.abs(value) > Number.MAX_SAFE_INTEGER) this.exact = false;
     return String(value);
   }
@@ -87,14 +89,14 @@ class Scanner {
 /** The body, understood. Throws a 400 on anything that two readers could take for two things. */
 export function parse(data: Uint8Array): Body {
   try {
-    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(data);
+    const text = utf8(data);
     const fields: unknown = JSON.parse(text);
-    if (!isFields(fields)) throw invalid("the body is not a JSON object");
+    if (!isFields(fields)) throw invalid("is not a JSON object");
     const scanner = new Scanner(text);
     scanner.next();
     return { fields, members: scanner.members(1), text, size: data.length };
   } catch (error) {
-    throw error instanceof SyntaxError || error instanceof TypeError ? invalid("the body is not JSON in UTF-8") : error;
+    throw error instanceof Fault ? error : invalid("is not JSON in UTF-8");
   }
 }
 
@@ -104,7 +106,7 @@ export async function key(body: Body, tenant: string, groups: string[]): Promise
   if (![...counted.values()].every((member) => member.exact)) return null;
   const audience = `"groups":${JSON.stringify([...new Set(groups)].sort())},"tenant":${JSON.stringify(tenant)}`;
   const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`{"body":${written(counted)},${audience}}`));
-  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return new Uint8Array(digest).toHex();
 }
 
 /** The body for the origin, which is always asked for a stream: one entry serves both forms. */
@@ -121,6 +123,6 @@ function written(members: Map<string, Member>): string {
 
 function unicode(token: string): string {
   const text: string = JSON.parse(token);
-  if (!text.isWellFormed()) throw invalid("the body holds half a surrogate pair: not Unicode text");
+  if (!text.isWellFormed()) throw invalid("holds half a surrogate pair");
   return JSON.stringify(text);
 }

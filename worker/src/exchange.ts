@@ -1,27 +1,33 @@
-/** One request and the headers that its response carries. */
+/** One request, who sent it, and the headers that its response carries. */
 
-import { verify, type Principal } from "./access";
+import { unauthorized, verify, type Principal } from "./access";
 import type { Env } from "./env";
-import { fault, type Fault } from "./errors";
+import { fault, JSON_TYPE, now, type Fault } from "./errors";
 import { count, limited } from "./limit";
-import { pointer, type Pointer } from "./origin";
+import { pointer, type Order, type Pointer } from "./origin";
 
 const FORWARDED = ["authorization", "traceparent", "tracestate"];
+/** What this isolate is at: requests, and answers that it waits for. */
+export const busy = { requests: 0, flights: 0 };
+
+/** What a response says to the edge alone. */
+const INNER = ["x-joined", "x-forbidden"];
 
 export class Exchange {
   readonly request: Request;
   readonly env: Env;
-  readonly ctx: ExecutionContext;
+  readonly origin: string;
   readonly path: string;
   readonly id: string;
   /** Ends when the response's stream does. */
   live: Promise<void> | null = null;
-  private limits: Record<string, string> = {};
+  #limits: Record<string, string> = {};
 
-  constructor(request: Request, env: Env, ctx: ExecutionContext) {
-    [this.request, this.env, this.ctx, this.path] = [request, env, ctx, new URL(request.url).pathname];
+  constructor(request: Request, env: Env) {
+    [this.request, this.env] = [request, env];
+    ({ origin: this.origin, pathname: this.path } = new URL(request.url));
     const given = this.header("x-request-id");
-    this.id = /^[A-Za-z0-9._:-]{1,128}$/.test(given) ? given : `req-${crypto.randomUUID().replaceAll("-", "").slice(0, 24)}`;
+    this.id = /^[\w.:-]{1,128}$/.test(given) ? given : `req-${crypto.randomUUID()}`;
   }
 
   header(name: string): string {
@@ -29,61 +35,60 @@ export class Exchange {
   }
 
   pointer(): Promise<Pointer> {
-    return pointer(this.env, this.ctx);
+    return pointer(this.env);
   }
 
   /** Who asks, counted against their limit. Throws a 401 or a 429. */
   async admit(): Promise<Principal> {
     const { keys, revoked } = await this.pointer();
-    const token = /^bearer +(\S.*)$/i.exec(this.header("authorization"))?.[1]?.trim();
-    if (!token) {
-      const headers = { "www-authenticate": "Bearer" };
-      throw fault(401, "invalid_api_key", "there is no API key: send 'Authorization: Bearer <key>'", { headers });
-    }
-    const principal = await verify(token, keys, revoked, Date.now() / 1000);
-    await this.spend(principal, "requests", 1);
-    return principal;
+    const token = /^bearer +(\S+) *$/i.exec(this.header("authorization"))?.[1];
+    if (!token) throw unauthorized("is missing: send 'Authorization: Bearer <key>'");
+    const who = await verify(token, keys, revoked, now());
+    const verdict = await count(this.env, who, "requests", 1);
+    this.#limits = verdict.headers;
+    if (verdict.wait) throw limited(verdict, "requests");
+    return who;
   }
 
-  /** Throws a 429 while it does not fit, unless it is owed. */
-  async spend(who: Principal, kind: "requests" | "tokens", cost: number, owed = false): Promise<void> {
-    const verdict = await count(this.env, who, kind, cost, owed);
-    this.limits = verdict.headers;
-    if (verdict.wait) throw limited(verdict, kind, who.rpm);
+  /** Replaces the tokens that were reserved with those used. */
+  async settle(who: Principal, reserved: number, used: number): Promise<void> {
+    this.#limits = (await count(this.env, who, "tokens", used - Math.min(reserved, who.tpm), true)).headers;
   }
 
   /** The limits as they are after a request that was made elsewhere on behalf of this one. */
   limited(headers: Headers): void {
-    for (const name of Object.keys(this.limits)) this.limits[name] = headers.get(name) ?? this.limits[name] ?? "";
+    for (const name of Object.keys(this.#limits)) this.#limits[name] = headers.get(name) ?? this.#limits[name] ?? "";
   }
 
   /** The whole body. Throws a 413, before it is read where its length is told. */
   async body(): Promise<Uint8Array> {
-    if (Number(this.header("content-length")) > this.env.MAX_BODY) throw this.tooLarge();
+    if (Number(this.header("content-length")) > this.env.MAX_BODY) throw this.#tooLarge();
     const parts: Uint8Array[] = [];
     let size = 0;
     for await (const part of this.request.body ?? []) {
       parts.push(part);
       size += part.length;
-      if (size > this.env.MAX_BODY) throw this.tooLarge();
+      if (size > this.env.MAX_BODY) throw this.#tooLarge();
     }
     return new Uint8Array(await new Blob(parts).arrayBuffer());
   }
 
-  /** What the origin is told of the caller: nothing can be smuggled past a list of what may pass. */
-  forwarded(): Record<string, string> {
-    const named = FORWARDED.filter((name) => this.request.headers.has(name)).map((name) => [name, this.header(name)]);
-    return { ...Object.fromEntries(named), "content-type": "application/json", "accept-encoding": "identity", "x-request-id": this.id };
+  /** What the origin is asked on behalf of the caller: nothing can be smuggled past a list of what may pass. */
+  order(who: Principal, body: string | null, tokens: number): Order {
+    const headers: Record<string, string> = { ...JSON_TYPE, "accept-encoding": "identity", "x-request-id": this.id };
+    for (const name of FORWARDED) if (this.header(name)) headers[name] = this.header(name);
+    return { method: this.request.method, path: this.path, headers, body, who, tokens };
   }
 
   /** The response with the headers that all of this exchange carry. */
   signed(response: Response): Response {
     const whole = new Response(response.body, response);
-    for (const [name, value] of Object.entries({ ...this.limits, "x-request-id": this.id })) whole.headers.set(name, value);
+    for (const [name, value] of Object.entries({ ...this.#limits, "x-request-id": this.id })) whole.headers.set(name, value);
+    for (const name of INNER) whole.headers.delete(name);
     return whole;
   }
 
-  private tooLarge(): Fault {
+  #tooLarge(): Fault {
     return fault(413, "body_too_large", `the body is larger than ${this.env.MAX_BODY} bytes`);
   }
 }

@@ -17,29 +17,30 @@ interface Live {
 }
 
 export class Flight extends DurableObject<Env> {
-  private live: Live | null = null;
+  #live: Live | null = null;
 
   override async fetch(request: Request): Promise<Response> {
     const order = await request.json<Order>();
-    const joined = this.live !== null;
-    const live = (this.live ??= this.start(order));
+    const joined = this.#live !== null;
+    const live = (this.#live ??= this.#start(order));
     const { status, headers } = await live.head;
-    const told = [...headers, ...(joined ? [["x-joined", live.owner]] : [])] as [string, string][];
-    return new Response([204, 304].includes(status) ? null : follow(live), { status, headers: told });
+    const told = new Headers(headers);
+    if (joined) told.set("x-joined", live.owner);
+    return new Response(status === 304 ? null : follow(live), { status, headers: told });
   }
 
   /** The owner has kept the answer, or has seen that it can't be: who comes now looks into the cache, or asks anew. */
   async landed(): Promise<void> {
-    this.live = null;
+    this.#live = null;
   }
 
-  private start(order: Order): Live {
+  #start(order: Order): Live {
     const live: Live = { owner: order.who.key, head: ask(this.env, order), parts: [], end: null, news: Promise.withResolvers() };
-    this.ctx.waitUntil(this.fly(live));
+    this.ctx.waitUntil(this.#fly(live));
     return live;
   }
 
-  private async fly(live: Live): Promise<void> {
+  async #fly(live: Live): Promise<void> {
     try {
       for await (const part of (await live.head).body ?? []) tell(live, () => live.parts.push(part));
       tell(live, () => (live.end = "whole"));
@@ -47,7 +48,7 @@ export class Flight extends DurableObject<Env> {
       tell(live, () => (live.end = "broken"));
     }
     await scheduler.wait(GRACE);
-    if (this.live === live) this.live = null;
+    if (this.#live === live) this.#live = null;
   }
 }
 

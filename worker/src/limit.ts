@@ -4,12 +4,12 @@ import { DurableObject } from "cloudflare:workers";
 import type { Principal } from "./access";
 import type { Fields } from "./canonical";
 import type { Env } from "./env";
-import { fault, type Fault } from "./errors";
+import { atLeastOne, fault, now, type Fault } from "./errors";
 
 export type Kind = "requests" | "tokens";
 
 /** For each limit, the seconds that what was taken needs to drain, and since when. */
-export type Taken = Record<Kind, { seconds: number; at: number }>;
+export type Taken = Record<Kind, [seconds: number, at: number]>;
 
 export interface Verdict {
   /** Seconds until it fits; 0 when it was taken. */
@@ -20,17 +20,17 @@ export interface Verdict {
 const MINUTE = 60;
 const SLACK = 1e-6;
 
-export const nothing = (): Taken => ({ requests: { seconds: 0, at: 0 }, tokens: { seconds: 0, at: 0 } });
+export const nothing = (): Taken => ({ requests: [0, 0], tokens: [0, 0] });
 
 /** Takes `cost` where it fits; where it is `owed`, even over the limit. A negative cost gives back. Changes `taken`. */
-export function take(taken: Taken, who: Principal, kind: Kind, cost: number, now: number, owed = false): Verdict {
+export function take(taken: Taken, who: Principal, kind: Kind, cost: number, at: number, owed = false): Verdict {
   const most = { requests: who.rpm, tokens: who.tpm };
-  const left = (of: Kind): number => Math.max(0, taken[of].seconds - Math.max(0, now - taken[of].at));
+  const left = (of: Kind): number => Math.max(0, taken[of][0] - Math.max(0, at - taken[of][1]));
   const interval = MINUTE / most[kind];
-  const late = left(kind) + Math.min(cost, most[kind]) * interval - MINUTE;
+  const fitting = Math.min(cost, most[kind]);
+  const late = left(kind) + fitting * interval - MINUTE;
   const wait = !owed && late > SLACK ? late : 0;
-  const counted = owed ? cost : Math.min(cost, most[kind]);
-  if (!wait) taken[kind] = { seconds: Math.max(0, left(kind) + counted * interval), at: now };
+  if (!wait) taken[kind] = [Math.max(0, left(kind) + (owed ? cost : fitting) * interval), at];
   const headers = (["requests", "tokens"] as const).flatMap((of): [string, string][] => [
     [`x-ratelimit-limit-${of}`, String(most[of])],
     [`x-ratelimit-remaining-${of}`, String(Math.max(0, Math.floor((MINUTE - left(of) + SLACK) / (MINUTE / most[of]))))],
@@ -40,17 +40,17 @@ export function take(taken: Taken, who: Principal, kind: Kind, cost: number, now
 }
 
 /** The 429 of a verdict that says to wait. OpenAI's clients prefer milliseconds. */
-export function limited(verdict: Verdict, kind: Kind, limit: number): Fault {
-  const headers = { "retry-after-ms": String(Math.max(1, Math.ceil(verdict.wait * 1000))), ...verdict.headers };
-  const message = `the limit of ${limit} ${kind} a minute is reached; try again in ${verdict.wait.toFixed(3)} s`;
-  return fault(429, "rate_limit_exceeded", message, { type: kind, wait: verdict.wait, headers });
+export function limited({ wait, headers }: Verdict, kind: Kind): Fault {
+  const told = { "retry-after-ms": atLeastOne(wait * 1000), ...headers };
+  const message = `the limit of ${headers[`x-ratelimit-limit-${kind}`]} ${kind} a minute is reached; try again in ${wait.toFixed(3)} s`;
+  return fault(429, "rate_limit_exceeded", message, { type: kind, wait, headers: told });
 }
 
 /** The exact count of one key, for all locations. */
 export class Budget extends DurableObject<Env> {
   async take(who: Principal, kind: Kind, cost: number, owed: boolean): Promise<Verdict> {
     const taken = (await this.ctx.storage.get<Taken>("taken")) ?? nothing();
-    const verdict = take(taken, who, kind, cost, Date.now() / 1000, owed);
+    const verdict = take(taken, who, kind, cost, now(), owed);
     void this.ctx.storage.put("taken", taken, { allowUnconfirmed: true });
     return verdict;
   }

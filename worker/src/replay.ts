@@ -14,21 +14,21 @@ export const sse = (data: string): string => `data: ${data.replaceAll("\n", "\nd
 export class Events {
   /** `[DONE]` was read: the stream is whole. */
   done = false;
-  private rest = "";
-  private cut = false;
-  private readonly decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+  #rest = "";
+  #cut = false;
+  readonly #decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
 
   feed(bytes: Uint8Array): string[] {
-    let text = this.decoder.decode(bytes, { stream: true });
-    if (this.cut && text.startsWith("\n")) text = text.slice(1);
-    this.cut = text.endsWith("\r");
-    const blocks = (this.rest + text.replace(/\r\n?/g, "\n")).split("\n\n");
-    this.rest = blocks.pop() ?? "";
-    if (this.rest.length > LONGEST) throw new TypeError("an event is too long");
-    return blocks.flatMap((block) => this.data(block));
+    let text = this.#decoder.decode(bytes, { stream: true });
+    if (this.#cut && text.startsWith("\n")) text = text.slice(1);
+    this.#cut = text.endsWith("\r");
+    const blocks = (this.#rest + text.replace(/\r\n?/g, "\n")).split("\n\n");
+    this.#rest = blocks.pop() ?? "";
+    if (this.#rest.length > LONGEST) throw new TypeError("an event is too long");
+    return blocks.flatMap((block) => this.#data(block));
   }
 
-  private data(block: string): string[] {
+  #data(block: string): string[] {
     const lines = block.split("\n").flatMap((line) => /^data(?:: ?(.*))?$/s.exec(line)?.slice(1) ?? []);
     const data = lines.join("\n");
     this.done ||= data === "[DONE]";
@@ -38,33 +38,33 @@ export class Events {
 
 /** A completion as it is put together from its chunks. */
 export class Fold {
-  private top: Fields = {};
-  private readonly choices = new Map<number, Fields>();
+  #top: Fields = {};
+  readonly #choices = new Map<number, Fields>();
 
   /** Whether there is a choice, and every choice has said why it ended. */
   get complete(): boolean {
-    return this.choices.size > 0 && [...this.choices.values()].every((choice) => choice.finish_reason);
+    return this.#choices.size > 0 && [...this.#choices.values()].every((choice) => choice.finish_reason);
   }
 
   /** Throws a `TypeError` on what is no chunk. */
   add({ choices, ...rest }: Fields): void {
-    for (const choice of list(choices ?? [])) this.continue(object(choice));
-    this.top = { ...this.top, ...present(rest) };
+    for (const choice of list(choices ?? [])) this.#continue(object(choice));
+    this.#top = { ...this.#top, ...present(rest) };
   }
 
   completion(): Fields {
-    const { usage, ragstone, ...head } = this.top;
-    const choices = [...this.choices].sort(([one], [other]) => one - other).map(([, choice]) => choice);
+    const { usage, ragstone, ...head } = this.#top;
+    const choices = [...this.#choices].sort(([one], [other]) => one - other).map(([, choice]) => choice);
     return { ...head, object: "chat.completion", choices, ...present({ usage, ragstone }) };
   }
 
-  private continue({ index = 0, delta, logprobs, ...rest }: Fields): void {
-    if (typeof index !== "number") throw new TypeError("a choice's index is a number");
+  #continue({ index: given = 0, delta, logprobs, ...rest }: Fields): void {
+    const index = number(given);
     const message = { role: "assistant", content: null, refusal: null };
-    const kept = this.choices.get(index) ?? { index, message, logprobs: null, finish_reason: null };
+    const kept = this.#choices.get(index) ?? { index, message, logprobs: null, finish_reason: null };
     kept.message = merged(object(kept.message), object(delta ?? {}));
     if (logprobs) kept.logprobs = merged(object(kept.logprobs ?? {}), object(logprobs));
-    this.choices.set(index, Object.assign(kept, present(rest)));
+    this.#choices.set(index, Object.assign(kept, present(rest)));
   }
 }
 
@@ -82,11 +82,11 @@ export function withoutUsage(data: string, chunk: Fields): string {
 }
 
 /** All events of the completion's stream; the last finish carries `ragstone`, and the usage follows when asked. */
-export function stream({ choices, usage, ragstone, ...rest }: Fields, includeUsage: boolean): string {
+export function stream({ choices, usage, ragstone, ...rest }: Fields, counted: boolean): string {
   const head = { ...rest, object: "chat.completion.chunk" };
   const chunks: Fields[] = list(choices).flatMap((choice) => replayed(object(choice)).map((one) => ({ ...head, choices: [one] })));
   Object.assign(chunks.at(-1) ?? {}, present({ ragstone }));
-  if (includeUsage && usage) chunks.push({ ...head, choices: [], usage });
+  if (counted && usage) chunks.push({ ...head, choices: [], usage });
   return chunks.map((chunk) => sse(JSON.stringify(chunk))).join("") + DONE;
 }
 
@@ -135,21 +135,19 @@ function extended(kept: unknown[], items: unknown[]): unknown[] {
       result.push(item);
       continue;
     }
-    const { index, ...rest } = item;
-    if (typeof index !== "number" || !(index in [...result, null])) throw new TypeError("an item of a list can't be continued");
+    const { index: given, ...rest } = item;
+    const index = number(given, result.length);
     result[index] = merged(object(result[index] ?? {}), rest);
   }
   return result;
 }
 
-function list(value: unknown): unknown[] {
-  if (!Array.isArray(value)) throw new TypeError("it is no list");
-  return value;
+function none(): never {
+  throw new TypeError("it is no part of a chunk");
 }
 
-function object(value: unknown): Fields {
-  if (!isFields(value)) throw new TypeError("it is no object");
-  return value;
-}
-
+const object = (value: unknown): Fields => (isFields(value) ? value : none());
+const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : none());
+const number = (value: unknown, most = Infinity): number =>
+  typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= most ? value : none();
 const present = (fields: Fields): Fields => Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined));

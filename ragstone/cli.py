@@ -25,12 +25,14 @@ app = typer.Typer(
 )
 releases = typer.Typer(help="What is served: list, look at, compare, promote and roll back releases.", no_args_is_help=True)
 keys = typer.Typer(help="Who may ask: create, list and revoke API keys.", no_args_is_help=True)
+edges = typer.Typer(help="Run the edge, or deploy it.")
 models = typer.Typer(help="Weights: what can be pulled, and pulling it.", no_args_is_help=True)
 services = typer.Typer(help="Which generator answers: versions, their shares of the questions, rollback.", no_args_is_help=True)
 app.add_typer(releases, name="release")
 app.add_typer(services, name="service")
 app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
+app.add_typer(edges, name="edge")
 
 Source = Annotated[Path | None, typer.Argument(help="The folder of documents; default: project.source of ragstone.toml.")]
 Channel = Annotated[str | None, typer.Option(help="The channel; default: project.channel of ragstone.toml.")]
@@ -176,16 +178,33 @@ def serve(port: Annotated[int | None, typer.Option(help="The origin's port; 0 ta
     origin.serve(store, config.override(settings, "api", port=port), lambda url: print(f"origin {url}", flush=True))
 
 
-@app.command()
+@edges.callback(invoke_without_command=True)
 def edge(
+    context: typer.Context,
     port: Annotated[int | None, typer.Option(help="The edge's port; 0 takes a free one.")] = None,
     origin: Annotated[str | None, typer.Option(help="The origin's URL.")] = None,
 ) -> None:
     """Run the edge: keys, limits and the answer cache in front of the origin. `ragstone up` starts it."""
     from ragstone.connect import connector
 
+    if context.invoked_subcommand:
+        return
     settings = config.override(config.load(), "edge", port=port, origin=origin)
     connector("edge", settings.edge.url).run(settings, lambda url: print(f"edge {url}", flush=True))
+
+
+@edges.command("deploy")
+def edge_deploy(
+    to: Annotated[str | None, typer.Option(help="Where: cloudflare, or a whole edge.url; default: edge.url of ragstone.toml.")] = None,
+    origin: Annotated[str | None, typer.Option(help="The origin's URL, as it is reached from there.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Render, check and bundle, offline; deploy nothing.")] = False,
+) -> None:
+    """Put the edge on a network of others: Cloudflare's, by wrangler."""
+    from ragstone import edge as stage
+
+    settings = config.load()
+    url = stage.address(settings.edge.url, to)
+    stage.deploy(config.override(settings, "edge", url=url, origin=origin), dry_run=dry_run)
 
 
 @app.command()

@@ -27,9 +27,11 @@ check: .venv/.ready
 	$(RUN) -m mypy
 	PYTHONPATH=. .venv/bin/python -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
-# A real OpenSearch node on loopback, the tests that need one, and the node's end; skipped, with the reason, without Maven or Java.
+# Real nodes of OpenSearch and Elasticsearch on loopback, one after the other, with the tests that need one; skipped, with the reason, without
+# Maven or Java.
 engines: .venv/.ready
 	@$(RUN) -m tests.engines
+	@$(RUN) -m tests.elastic_node
 
 bench: .venv/.ready
 	$(RUN) -m benchmarks

@@ -6,7 +6,7 @@
 import subprocess
 import sys
 
-SCRIPTS = ("startup", "install", "encoding", "edge", "promotion", "demo")
+SCRIPTS = ("startup", "install", "encoding", "edge", "promotion", "scaling", "demo")
 
 if __name__ == "__main__":
     statuses = {name: subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode for name in SCRIPTS}

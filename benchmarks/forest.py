@@ -1,6 +1,7 @@
 """The committed results of `benchmarks.training` as one table and one drawing: `python -m benchmarks.forest`.
 
-Writes `docs/training.svg`, a line for each collection and seed with the gain and its interval, and prints a table for `docs/train.md`.
+Writes `docs/training.svg`, a line for each collection and seed with the gain and its interval, and prints a table for `docs/train.md`, then
+how often the gate was right by what people asked.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.record import RESULTS, ROOT
 from ragstone.evaluate import Interval
@@ -29,6 +31,10 @@ class Row:
     seed: str
     gains: Mapping[str, Interval]
     left: Interval
+    promoted: bool
+    """Whether the gate let any candidate through, and …"""
+    over_base: Interval
+    """… how that then ranked beside the base model, as shipped; where it refused, how the most trained one would have."""
     peers: Mapping[str, Interval]
     """By peer and way: ours over theirs."""
 
@@ -36,7 +42,7 @@ class Row:
 def main() -> None:
     found = list(rows())
     (ROOT / "docs" / "training.svg").write_text(drawing(found), encoding="utf-8")
-    print("\n".join(table(found)))
+    print("\n".join([*table(found), "", *judged(found)]))
 
 
 def rows() -> Iterator[Row]:
@@ -48,14 +54,23 @@ def rows() -> Iterator[Row]:
             shares = figures["share of tuned weights"]
             share = max(shares, key=float)
             beside = figures["share, over peers"][share]
+            promoted = any(verdict["promoted"] for verdict in figures["gate"])
             yield Row(
                 kind,
                 collection,
                 seed,
                 {way: gain(shares[share][way]) for way in WAYS},
                 gain(figures["what the gate left in force, over the best untuned"]),
+                promoted,
+                gain(over_base(figures) if promoted else shares[share]["shipped, over the base model"]),
                 {f"{peer}, {way}": gain(told) for peer, by_way in beside.items() for way, told in by_way.items()},
             )
+
+
+def over_base(figures: Mapping[str, Any]) -> Mapping[str, float]:
+    """What the gate left in force beside the base model; runs before the figure was kept had one verdict."""
+    kept: Mapping[str, float] | None = figures.get("what the gate left in force, over the base model")
+    return kept or figures["share of tuned weights"][str(figures["gate"][0]["share"])]["shipped, over the base model"]
 
 
 def gain(told: Mapping[str, float]) -> Interval:
@@ -76,6 +91,15 @@ def table(found: Sequence[Row]) -> Iterator[str]:
             f"{name.removesuffix(', dense')} {mean([r.peers[name] for r in those if name in r.peers])}" for name in sorted(peers)
         )
         yield f"| {KINDS[kind]} | {collection} | {len(those)} | {gains[0]} | {gains[1]} | {mean([row.left for row in those])} | {beside} |"
+
+
+def judged(found: Sequence[Row]) -> Iterator[str]:
+    """Whether the gate was right: better or worse by what people asked, and in how many of the runs that is beyond chance."""
+    for said, word in ((True, "promoted"), (False, "refused")):
+        those = [row.over_base for row in found if row.promoted is said]
+        better, worse = sum(one.mean >= 0 for one in those), sum(one.mean < 0 for one in those)
+        sure = sum(one.low > 0 for one in those), sum(one.high < 0 for one in those)
+        yield f"{word} {len(those)}: better or equal {better} (beyond chance {sure[0]}), worse {worse} (beyond chance {sure[1]})"
 
 
 def mean(gains: Sequence[Interval]) -> str:

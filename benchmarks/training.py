@@ -226,6 +226,7 @@ def figures(trials: Sequence[Trial]) -> dict[str, object]:
         "untuned": {name: round(float(scores.mean()), 4) for name, scores in bar.items()},
         "base model, shipped, over the best untuned": difference(bar[best], base["shipped"]),
         "what the gate left in force, over the best untuned": difference(bar[best], chosen["shipped"]),
+        "what the gate left in force, over the base model": difference(base["shipped"], chosen["shipped"]),
         "share of tuned weights": {
             share: {
                 "dense": difference(bar["dense"], after["dense"]),

@@ -1,8 +1,12 @@
-"""A text as keyword search reads it: English stems in lower case, in their order."""
+"""A text as keyword search reads it: English stems in lower case, in their order, and pairs of characters where no spaces are written."""
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from typing import Any
+
+from ragstone.words import WIDE
 
 STOP_WORDS = frozenset(
     """a about also am an and any are as at be been but by can could did do does for from had has have how i if in into is it its my no not
@@ -12,9 +16,35 @@ STOP_WORDS = frozenset(
 """What keyword search leaves out, in a chunk and in a question: grammar, and the words that questions are put in."""
 
 
-def analyser() -> Any:
-    """A new tantivy analyser; its `analyze(text)` gives the stems. A text is split at all that is neither a letter nor a digit."""
-    from tantivy import Filter, TextAnalyzerBuilder, Tokenizer
+class Analyser:
+    """Gives the stems of a text, which is split at all that is neither a letter nor a digit; `tantivy` is the same for its indexes."""
 
-    builder = TextAnalyzerBuilder(Tokenizer.simple()).filter(Filter.remove_long(60)).filter(Filter.lowercase())
-    return builder.filter(Filter.custom_stopword(sorted(STOP_WORDS))).filter(Filter.stemmer("english")).build()
+    def __init__(self) -> None:
+        from tantivy import Filter, TextAnalyzerBuilder, Tokenizer
+
+        builder = TextAnalyzerBuilder(Tokenizer.simple()).filter(Filter.remove_long(60)).filter(Filter.lowercase())
+        builder = builder.filter(Filter.custom_stopword(sorted(STOP_WORDS))).filter(Filter.stemmer("english"))
+        self.tantivy: Any = builder.build()
+        """It must be given what `spaced` makes of a text."""
+
+    def analyze(self, text: str) -> list[str]:
+        """The stems.
+
+        >>> Analyser().analyze("The pumps of 离心泵 stopped")
+        ['pump', '离心', '心泵', 'stop']
+        """
+        stems: list[str] = self.tantivy.analyze(spaced(text))
+        return stems
+
+
+def spaced(text: str) -> str:
+    """The text with each run of Chinese, Japanese or Korean characters as its pairs of neighbours, which stand for words there.
+
+    >>> spaced("Python语言的 泵")
+    'Python 语言 言的   泵 '
+    """
+    return WIDE.sub(_pairs, text)
+
+
+def _pairs(run: re.Match[str]) -> str:
+    return f" {' '.join(map(''.join, pairwise(run[0]))) or run[0]} "

@@ -26,10 +26,14 @@ app = typer.Typer(
 )
 releases = typer.Typer(help="What is served: list, look at, compare, promote and roll back releases.", no_args_is_help=True)
 keys = typer.Typer(help="Who may ask: create, list and revoke API keys.", no_args_is_help=True)
+edges = typer.Typer(help="Run the edge, or deploy it.")
 models = typer.Typer(help="Weights: what can be pulled, and pulling it.", no_args_is_help=True)
+services = typer.Typer(help="Which generator answers: versions, their shares of the questions, rollback.", no_args_is_help=True)
 app.add_typer(releases, name="release")
+app.add_typer(services, name="service")
 app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
+app.add_typer(edges, name="edge")
 
 Source = Annotated[Path | None, typer.Argument(help="The folder of documents; default: project.source of ragstone.toml.")]
 Channel = Annotated[str | None, typer.Option(help="The channel; default: project.channel of ragstone.toml.")]
@@ -204,16 +208,96 @@ def serve(port: Annotated[int | None, typer.Option(help="The origin's port; 0 ta
     origin.serve(store, config.override(settings, "api", port=port), lambda url: print(f"origin {url}", flush=True))
 
 
-@app.command()
+@edges.callback(invoke_without_command=True)
 def edge(
+    context: typer.Context,
     port: Annotated[int | None, typer.Option(help="The edge's port; 0 takes a free one.")] = None,
     origin: Annotated[str | None, typer.Option(help="The origin's URL.")] = None,
 ) -> None:
     """Run the edge: keys, limits and the answer cache in front of the origin. `ragstone up` starts it."""
     from ragstone.connect import connector
 
+    if context.invoked_subcommand:
+        return
     settings = config.override(config.load(), "edge", port=port, origin=origin)
     connector("edge", settings.edge.url).run(settings, lambda url: print(f"edge {url}", flush=True))
+
+
+@edges.command("deploy")
+def edge_deploy(
+    to: Annotated[str | None, typer.Option(help="Where: cloudflare, or a whole edge.url; default: edge.url of ragstone.toml.")] = None,
+    origin: Annotated[str | None, typer.Option(help="The origin's URL, as it is reached from there.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Render, check and bundle, offline; deploy nothing.")] = False,
+) -> None:
+    """Put the edge on a network of others: Cloudflare's, by wrangler."""
+    from ragstone import edge as stage
+
+    settings = config.load()
+    url = stage.address(settings.edge.url, to)
+    stage.deploy(config.override(settings, "edge", url=url, origin=origin), dry_run=dry_run)
+
+
+@app.command()
+def deploy(
+    file: Annotated[Path, typer.Argument(help="A service.json: name, model, AutoScaling; PAI-EAS's fields are understood.")],
+    version: Annotated[str, typer.Option(help="What this version is called; it never changes.")] = "v1",
+    explain: Annotated[bool, typer.Option("--explain", help="Print what each field becomes, and do nothing.")] = False,
+) -> None:
+    """Keep a version of a generator, after it has answered once; it takes no questions until it is given a share."""
+    from ragstone import service
+
+    settings, store = _open()
+    deployment = service.read(file, version, settings)
+    if explain:
+        print(service.explain(deployment))
+        return
+    service.deploy(settings, store, deployment, Terminal().say)
+    print(f"{deployment.id} is there; to let it answer: ragstone service promote {deployment.id}")
+
+
+@services.command("list")
+def service_list(channel: Channel = None) -> None:
+    """Every version, and its share of the questions in the release in force."""
+    from ragstone import release as rel
+    from ragstone import service
+
+    settings, store = _open()
+    record = rel.current(store, channel or settings.project.channel)
+    shares = rel.load(store, record.release).generator if record else {}
+    for id in service.deployed(store):
+        print(f"{id:<40} {shares.get(id, 0):>3} %")
+
+
+@services.command("traffic")
+def service_traffic(
+    shares: Annotated[list[str], typer.Argument(help="v1=90 v2=10: per cent of the conversations, in all 100.")], channel: Channel = None
+) -> None:
+    """Share the questions out over versions: the release in force with these shares, promoted."""
+    from ragstone import service
+
+    settings, store = _open()
+    record = service.share(store, channel or settings.project.channel, service.parse(shares))
+    print(f"{record.channel} {record.number}: {record.release}")
+
+
+@services.command("promote")
+def service_promote(version: Annotated[str, typer.Argument(help="A version, or name/version.")], channel: Channel = None) -> None:
+    """Let one version answer every question."""
+    from ragstone import service
+
+    settings, store = _open()
+    record = service.share(store, channel or settings.project.channel, {version: 100})
+    print(f"{record.channel} {record.number}: {record.release}")
+
+
+@services.command("rollback")
+def service_rollback(channel: Channel = None) -> None:
+    """Let the versions answer that did before, with the documents and the model of now."""
+    from ragstone import service
+
+    settings, store = _open()
+    record = service.rollback(store, channel or settings.project.channel)
+    print(f"{record.channel} {record.number}: {record.release}")
 
 
 @app.command()

@@ -80,9 +80,9 @@ class Cluster:
         """The same for JSON lines that are posted."""
         return self._send("POST", path, body, LINES, self._patience.tries)
 
-    def greet(self) -> Any:
+    def greet(self, path: str = "/") -> Any:
         """What the node says of itself, asked once: that nobody is there is told at once."""
-        return self._send("GET", "/", b"", "application/json", 1)
+        return self._send("GET", path, b"", "application/json", 1)
 
     def load(self, index: str, lines: Iterable[bytes], body: int = BODY) -> None:
         """Send bulk lines, one body after the other, and again what the engine was too busy for: it sets the pace."""

@@ -100,7 +100,8 @@ class Index:
     """Where the index lives."""
 
     url: str = "local"
-    """`local` is files in the store, `opensearch://host:9200/name` an OpenSearch cluster, where indexes have names that begin with it."""
+    """`local` is files in the store, `opensearch://host:9200/name` or `elasticsearch://host:9200/name` a cluster, where indexes have names
+    that begin with it."""
     user: str = ""
     """Who asks the cluster."""
     password: str = field(default="", repr=False)
@@ -149,6 +150,16 @@ class Serve:
     """Tokens of context of a local replica, shared by its slots."""
     threads: int = 0
     """CPU threads of a local replica; 0 takes every core."""
+    replicas: int = 1
+    """Local replicas at least, and …"""
+    replicas_most: int = 1
+    """… at most: more are started while those there are take more of the CPU than `target_cpu`."""
+    target_cpu: float = 70.0
+    """Per cent of the CPU that local replicas may take before another one is started."""
+    scale_down: float = 300.0
+    """Seconds for which fewer local replicas must have been enough before one is ended."""
+    sleep: float = 0.0
+    """Seconds without a question after which a local replica lets go of its model, until the next one; 0 is never."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from ragstone import config
+from ragstone.connect import scheme
 from ragstone.errors import ConfigError, IndexingError
 
 STATEMENT = re.compile(r"\s*(?:[A-Z]+\s+)?(?:/?(?P<path>[^\s{]+))?\s*(?P<body>\{.*)", re.DOTALL)
@@ -66,6 +67,8 @@ def translate(index: config.Index, mapping: str, pipeline: str) -> Translation:
     >>> made.index.inference, made.index.pipeline, made.dimensions
     ('engine', 'vector-ingest', 384)
     """
+    if (mapping or pipeline) and scheme(index.url) == "elasticsearch":
+        raise ConfigError("Elasticsearch's JSON is translated for OpenSearch; for Elasticsearch say type, m, ef_construction in index.url")
     made = Translation(index, None, ())
     if mapping:
         made = _mapped(made, mapping)

@@ -1,25 +1,26 @@
-"""What an index of Ragstone's is in OpenSearch: its mapping, its settings, its documents, as requests and lines. It sends nothing."""
+"""What an index of Ragstone's is in a search engine: its mapping, its settings, its documents, as requests and lines. It sends nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragstone import facets, inference, keywords
-from ragstone.analyser import analyser
+from ragstone.analyser import Analyser
 from ragstone.cluster import Request, packed
 from ragstone.corpus import Chunk
 from ragstone.corpus.views import passage
 from ragstone.keywords import PAIRS, WORDS
 
-FORMAT = 1
+FORMAT = 2
 """Counts up with every change of the mapping or of how words are analysed; part of an index's digest."""
 
 MOST = 10_000
-"""Chunks of one list at most: the k-NN plugin's own bound."""
+"""Chunks of one list at most: the engines' own bound."""
 
 NONE = "_"
 """What stands for no word: BM25 counts only documents that have the field, and the local index counts all. Nobody can ask for it."""
@@ -29,31 +30,8 @@ EXAMPLE = Chunk("CHUNK_ID", "DOCUMENT", "TITLE", ("HEADING",), 0, 4, "TEXT", ("G
 Vector = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `index.url` says about the vectors' graph after the question mark."""
-
-    engine: str = "lucene"
-    """`lucene` is in every node; `faiss` needs the k-NN plugin's native libraries."""
-    m: int = 16
-    ef_construction: int = 128
-    ef_search: int = 256
-    compression: str = "1x"
-    ca: str = ""
-    """A file of certificates that the engine's is signed by; empty takes the system's."""
-
-
-def creation(name: str, dimensions: int, digest: str, options: Options) -> Request:
-    """The physical index. Everything that a default could change between versions of the engine is said."""
-    graph = {"m": options.m, "ef_construction": options.ef_construction}
-    vector = {
-        "type": "knn_vector",
-        "dimension": dimensions,
-        "space_type": "cosinesimil",
-        "data_type": "float",
-        "compression_level": options.compression,
-        "method": {"name": "hnsw", "engine": options.engine, "parameters": graph},
-    }
+def creation(name: str, digest: str, vector: Mapping[str, Any], own: Mapping[str, Any]) -> Request:
+    """An index that is not loaded yet, with the engine's mapping of a vector and its own settings."""
     words = {"type": "text", "analyzer": "whitespace", "index_options": "freqs"}
     properties = {
         "vector": vector,
@@ -63,8 +41,7 @@ def creation(name: str, dimensions: int, digest: str, options: Options) -> Reque
         "chunk": {"type": "object", "enabled": False},
     }
     settings = {
-        "knn": True,
-        "knn.algo_param.ef_search": options.ef_search,
+        **own,
         "number_of_shards": 1,
         "number_of_replicas": 0,
         "refresh_interval": "-1",
@@ -115,7 +92,7 @@ def lines(chunks: Sequence[Chunk], vectors: Mapping[str, Vector], pipeline: str 
 
     One without a vector goes through the pipeline.
     """
-    reader = analyser()
+    reader = Analyser()
     for chunk in sorted(chunks, key=lambda chunk: chunk.id):
         stems = reader.analyze(chunk.context)
         vector = vectors.get(chunk.id)

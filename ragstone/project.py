@@ -6,8 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from ragstone.config import AUTO, CLIENT, Settings, override
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.errors import Conflict, CorpusError, IndexingError, TrainError
 from ragstone.release import Record, Release, canonical
-from ragstone.show import Advance, Show, Silence
+from ragstone.show import Show, Silence, paced
 from ragstone.store import Store
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def stage(settings: Settings, store: Store, show: Show, *, delete: bool = True) 
     from ragstone.corpus import stage as staging
 
     with show.bar("stage") as advance:
-        listing = staging.stage(store, settings.folder / settings.project.source, _paced(advance), delete=delete)
+        listing = staging.stage(store, settings.folder / settings.project.source, paced(advance), delete=delete)
     done = listing.summary
     show.say(f"stage     copied {done.copied}, skipped {done.skipped}, deleted {done.deleted}")
     return listing
@@ -182,7 +181,6 @@ def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index
 
 def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: str, show: Show) -> Release:
     """The release of a snapshot under a model, with all its parts in the store."""
-    from ragstone import serve
     from ragstone.rag import local as rag
     from ragstone.retrieve import weighed
 
@@ -192,7 +190,7 @@ def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: 
         snapshot=snapshot,
         model=model,
         index=digest,
-        generator={serve.register(store, settings, show.say): 100},
+        generator=_generators(settings, store, show),
         retrieval=asdict(weighed(settings.retrieve, open_model(store, model))),
         calibration=calibration.coefficients,
         prompt=rag.PROMPT,
@@ -200,6 +198,15 @@ def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: 
     )
     releases.save(store, release)
     return release
+
+
+def _generators(settings: Settings, store: Store, show: Show) -> Mapping[str, int]:
+    """The deployed versions that are in force with their shares; before any is deployed, that of `serve.url`."""
+    from ragstone import serve, service
+
+    record = releases.current(store, settings.project.channel)
+    known = releases.load(store, record.release).generator if record else {}
+    return known if service.named(known) else {serve.register(store, settings, show.say): 100}
 
 
 def build(settings: Settings, store: Store, show: Show) -> Release:
@@ -466,16 +473,6 @@ def _open_index(settings: Settings, store: Store, digest: str) -> Index:
     from ragstone import index as indexes
 
     return indexes.open(stores.fetch(store, f"indexes/{digest}"), digest, settings.index)
-
-
-def _paced(advance: Advance) -> Callable[[int, int], None]:
-    """Reports bytes to a bar, with how fast they were done."""
-    began = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        advance(done, total, f"{done / 1e6 / max(time.monotonic() - began, 0.001):.1f} MB/s")
-
-    return report
 
 
 def groups(settings: Settings) -> tuple[str, ...]:

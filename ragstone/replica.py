@@ -28,6 +28,8 @@ class Replica:
     slots: int
     threads: int
     key: str = field(repr=False)
+    sleep: float = 0.0
+    """Seconds without a request after which it lets go of its model, until the next one; 0 is never."""
 
     def line(self) -> bytes:
         """The line that the program reads."""
@@ -63,6 +65,7 @@ def serve(replica: Replica) -> Any:
     params.cache_ram_mib = 0  # by default llama.cpp keeps up to 8 GiB of old prompts
     params.endpoint_metrics = True
     params.endpoint_slots = False  # it would show what is being asked
+    params.sleep_idle_seconds = int(replica.sleep) or -1
     params.ui = False
     params.cors_origins = "http://127.0.0.1"
     params.verbosity = 1  # errors only: above it, requests are logged

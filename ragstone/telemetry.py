@@ -40,6 +40,7 @@ answers = Counter("ragstone_answers", "Answers by what they rest on.", ["basis"]
 cache = Counter("ragstone_cache", "Answers of the edge by cache state.", ["state"], registry=REGISTRY)
 """`state` is hit, revalidated, miss or bypass."""
 failures = Counter("ragstone_generator_failures", "Generations that failed.", ["code"], registry=REGISTRY)
+replicas = Gauge("ragstone_replicas", "Local replicas that take requests.", ["model"], registry=REGISTRY)
 restarts = Counter("ragstone_replica_restarts", "Local replicas started again after they died.", registry=REGISTRY)
 _release = Gauge("ragstone_release_info", "1 for the release in force on a channel.", ["channel", "release"], registry=REGISTRY)
 _in_force: dict[str, str] = {}

@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ragstone.analyser import analyser
+from ragstone.analyser import Analyser
 from ragstone.errors import WeightsError
 
 FILE = "terms.safetensors"
@@ -72,8 +71,8 @@ class Terms:
         return {word: row for row, word in enumerate(self.words)}
 
     @cached_property
-    def _analyser(self) -> Any:
-        return analyser()
+    def _analyser(self) -> Analyser:
+        return Analyser()
 
     def _sum(self, counts: Counter[str]) -> Floats:
         known = {row: times for word, times in counts.items() if (row := self._rows.get(word)) is not None}
@@ -115,7 +114,7 @@ def learn(texts: Sequence[str], dense: Floats, seed: int = 17) -> Terms | None:
 
 def count(texts: Sequence[str]) -> list[Counter[str]]:
     """Each text's stems, and how often each stands in it."""
-    reader = analyser()
+    reader = Analyser()
     return [Counter(reader.analyze(text)) for text in texts]
 
 

@@ -126,7 +126,7 @@ class Run:
         self.known_passages: dict[str, Vector] = {}
         self.learned = {name: weight.requires_grad_() for name, weight in self.encoder.weights.items()}
         self.optimiser = torch.optim.AdamW(self.learned.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self.parts = parts.Parts(self.encoder, parts.room(memory, self.device, list(self.learned.values())))
+        self.parts = parts.Parts(self.encoder, parts.room(memory, self.device, list(self.learned.values())), memory)
         self.step = 0
         self.seconds = 0.0
         self.looks = heldout.Looks()

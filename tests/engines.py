@@ -64,6 +64,7 @@ URL = "RAGSTONE_TEST_OPENSEARCH"
 
 TESTS = (
     "tests/conformance/test_index.py",
+    "tests/conformance/test_hosted.py",
     "tests/test_opensearch.py",
     "tests/test_inference.py",
     "tests/test_up.py::test_an_engine_that_asks_for_vectors_finds_the_origin_up",

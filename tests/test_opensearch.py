@@ -1,32 +1,22 @@
-"""What is OpenSearch's own: what its URL says, what is wrong before any work, and that its scores are the local index's."""
+"""What is OpenSearch's own: what its URL says, what is wrong at once, how it is loaded. The rest is `conformance/test_hosted.py`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import numpy as np
 import pytest
-import urllib3
 
-from ragstone import config, mapping, project, release, store
+from ragstone import config, project, store
 from ragstone import index as indexes
 from ragstone.cluster import Cluster, Patience
 from ragstone.config import Settings
-from ragstone.corpus import Chunk
 from ragstone.errors import ConfigError, IndexingError
-from ragstone.index import Candidate, Index, local, opensearch
+from ragstone.index import opensearch
 from ragstone.show import Silence
-from tests import engines, node
-from tests.conformance.test_index import CHUNKS, QUERY, VECTORS
-
-SHORT = replace(CHUNKS[0], id="short", title="", path=(), text="gasket", metadata={})
-"""A chunk of one word: it has no pair."""
+from tests import node
+from tests.conformance.test_index import QUERY
 
 
 def connect(url: str, **credentials: str) -> opensearch.OpenSearch:
@@ -182,161 +172,6 @@ def test_a_question_is_asked_again_when_the_engine_was_busy_but_not_for_long() -
 def test_an_answer_that_lacks_a_shard_is_an_error() -> None:
     half = {"timed_out": False, "_shards": {"failed": 1}, "hits": {"hits": []}}
     with node.running({"POST /i/_msearch": {"responses": [half, half]}}) as one:
-        index = opensearch.OpenSearchIndex("d", cluster(one), "i", 9, mapping.Options())
+        index = opensearch.OpenSearchIndex("d", cluster(one), "i", {"chunks": 9}, opensearch.Options())
         with pytest.raises(IndexingError, match="can't search i"):
             index.search(QUERY)
-
-
-# ---- a real node
-
-
-@pytest.fixture
-def place() -> opensearch.OpenSearch:
-    return connect(engines.url(f"test-{uuid4().hex}"))
-
-
-@pytest.fixture
-def both(place: opensearch.OpenSearch, tmp_path: Path) -> Iterator[tuple[Index, Index]]:
-    chunks, vectors = [*CHUNKS, SHORT], [*VECTORS, VECTORS[5]]
-    for at in (local.Folders(), place):
-        at.build(tmp_path / type(at).__name__, "d", chunks, np.stack(vectors))
-    with closing(local.open(tmp_path / "Folders", "d")) as here, closing(place.open(tmp_path / "OpenSearch", "d")) as there:
-        yield here, there
-
-
-TEXTS = ["Which gasket does the rotor need?", "serial123 serial7", "valve", "pump pump boiler seals", CHUNKS[9].text, "nothing known", ""]
-
-
-CHANGES: list[dict[str, Any]] = [{}, {"bigram_weight": 1.0}, {"bigram_weight": 0.0}, {"groups": ("staff",)}, {"filter": {"language": "de"}}]
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_scores_are_those_of_the_local_index(both: tuple[Index, Index], text: str) -> None:
-    for query in [replace(QUERY, text=text, **change) for change in CHANGES]:
-        here, there = ({one.chunk: one for one in index.search(replace(query, limit=400))} for index in both)
-        assert here.keys() == there.keys()
-        for id, one in here.items():
-            assert there[id].keyword == pytest.approx(one.keyword, rel=1e-3, abs=1e-6)
-            assert there[id].dense == pytest.approx(one.dense, abs=1e-3)
-        narrow_here, narrow_there = (index.search(query) for index in both)
-        assert cosines(narrow_here) == pytest.approx(cosines(narrow_there), abs=1e-3)
-        assert shares(narrow_here) == pytest.approx(shares(narrow_there), rel=1e-3)
-
-
-def cosines(found: list[Candidate]) -> list[float]:
-    """Of the dense list, best first: chunks may swap that are nearer to each other than the local index's rounding."""
-    return sorted((one.dense for one in found if one.in_dense), reverse=True)
-
-
-def shares(found: list[Candidate]) -> list[float]:
-    """Of the keyword list, likewise."""
-    return sorted((one.keyword for one in found if one.in_keyword), reverse=True)
-
-
-def test_what_is_in_the_index_need_not_be_encoded_again(both: tuple[Index, Index]) -> None:
-    asked: list[Chunk] = [CHUNKS[3], replace(CHUNKS[4], text="edited"), replace(CHUNKS[5], id="new")]
-    here, there = (index.encoded(asked) for index in both)
-    assert here.keys() == there.keys() == {CHUNKS[3].id}
-    assert there[CHUNKS[3].id] == pytest.approx(VECTORS[3], abs=1e-6)
-
-
-def ask(index: opensearch.OpenSearchIndex, method: str, path: str, body: object = None) -> Any:
-    cluster = index._cluster
-    assert cluster
-    return cluster.ask(method, path.replace("INDEX", index._name), body)
-
-
-def test_a_load_that_died_half_way_is_gone_on_with(place: opensearch.OpenSearch, tmp_path: Path) -> None:
-    place.build(tmp_path / "one", "d", CHUNKS, VECTORS)
-    index = place.open(tmp_path / "one", "d")
-    before = index.search(QUERY)
-    ask(index, "PUT", "/INDEX/_mapping", {"_meta": {"digest": "d"}})
-    with pytest.raises(IndexingError, match="no whole index"):
-        place.open(tmp_path / "one", "d")
-    place.build(tmp_path / "two", "d", CHUNKS, VECTORS)
-    assert place.open(tmp_path / "two", "d").search(QUERY) == before
-    assert ask(index, "GET", "/INDEX/_stats/docs")["_all"]["primaries"]["docs"] == {"count": 300, "deleted": 0}
-
-
-def test_a_whole_index_takes_no_more_documents(place: opensearch.OpenSearch, tmp_path: Path) -> None:
-    place.build(tmp_path, "d", CHUNKS, VECTORS)
-    with pytest.raises(IndexingError, match="answered 403"):
-        ask(place.open(tmp_path, "d"), "PUT", "/INDEX/_doc/x", {})
-
-
-def test_an_index_that_is_removed_is_gone_and_may_be_removed_again(place: opensearch.OpenSearch, tmp_path: Path) -> None:
-    place.build(tmp_path, "d", CHUNKS, VECTORS)
-    name = json.loads((tmp_path / indexes.PLACE).read_text())["index"]
-    for _ in range(2):
-        place.remove(name)
-        with pytest.raises(IndexingError, match="no whole index"):
-            place.open(tmp_path, "d")
-
-
-def test_a_read_only_cluster_is_found_before_any_work(place: opensearch.OpenSearch) -> None:
-    node_url = engines.url("x").replace("opensearch", "http").removesuffix("/x")
-    block: dict[str, Any] = {"persistent": {"cluster.blocks.create_index": True}}
-    urllib3.request("PUT", f"{node_url}/_cluster/settings", json=block)
-    try:
-        with pytest.raises(IndexingError, match="takes no writes"):
-            place.check()
-    finally:
-        urllib3.request("PUT", f"{node_url}/_cluster/settings", json={"persistent": {"cluster.blocks.create_index": None}})
-
-
-def test_a_red_cluster_is_found_before_any_work(place: opensearch.OpenSearch) -> None:
-    """An index whose only shard may lie on no node."""
-    lost = engines.url(f"lost-{uuid4().hex}").replace("opensearch", "http")
-    nowhere = {"settings": {"index.routing.allocation.require._name": "nobody", "number_of_replicas": 0}}
-    urllib3.request("PUT", f"{lost}?wait_for_active_shards=0", json=nowhere)
-    try:
-        with pytest.raises(IndexingError, match="is red"):
-            place.check()
-    finally:
-        urllib3.request("DELETE", lost)
-
-
-# ---- a release
-
-
-@pytest.fixture
-def there(settings: Settings) -> Settings:
-    return config.override(settings, "index", url=engines.url(f"test-{uuid4().hex}"))
-
-
-def hits(settings: Settings, name: str | None = None) -> list[tuple[str, float]]:
-    found = project.retrieve(settings, store.connect(settings.store_url), "How long is the pump primed?", ("public",), name, 5)
-    return [(hit.chunk.id, round(hit.fused, 3)) for hit in found]
-
-
-@pytest.mark.slow
-def test_a_release_finds_the_same_wherever_its_index_is(settings: Settings, there: Settings, manuals: Path) -> None:
-    opened = store.connect(settings.store_url)
-    here = project.build(settings, opened, Silence())
-    expected = hits(settings)
-    assert project.build(there, opened, Silence()).index != here.index
-    assert hits(there) == expected
-    assert hits(settings) == expected, "a release's index is found by the release, not by the setting"
-    assert hits(there, here.id) == expected
-
-
-@pytest.mark.slow
-def test_the_old_index_is_kept_and_a_rollback_has_the_alias_follow(there: Settings, manuals: Path) -> None:
-    opened = store.connect(there.store_url)
-    first = project.build(there, opened, Silence())
-    before = hits(there)
-    (manuals / "pump.md").write_text("# Feed pump\n\nPrime the feed pump for two hundred seconds before it is started.\n")
-    second = project.build(there, opened, Silence())
-    assert aliased(there) == [second.index[:32]]
-    record = release.rollback(opened, "production")
-    project.point(there, opened, record, Silence())
-    assert aliased(there) == [first.index[:32]]
-    assert hits(there) == before
-
-
-def aliased(settings: Settings) -> list[str]:
-    """The digests of what the channel's alias stands for."""
-    url = settings.index.url.replace("opensearch", "http")
-    host, _, prefix = url.rpartition("/")
-    found = urllib3.request("GET", f"{host}/_alias/{prefix}-production").json()
-    return [name.removeprefix(f"{prefix}-") for name in found]

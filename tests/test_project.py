@@ -146,6 +146,13 @@ def test_a_tiny_corpus_keeps_the_base_model_and_says_so(settings: Settings, open
     assert project.train(settings, opened, Silence()) == verdict
 
 
+def test_a_verdict_is_kept_for_what_was_demanded_of_it(settings: Settings, opened: Store, manuals: Path) -> None:
+    project.build(settings, opened, Silence())
+    for changed in (settings, config.override(settings, "train", fusion=False), config.override(settings, "train", margin=0.1), settings):
+        project.train(changed, opened, Silence())
+    assert len(list(opened.list("verdicts/"))) == 3
+
+
 @pytest.mark.slow
 def test_a_model_that_passes_the_gate_is_put_in_force_once_and_stays_back_when_rolled_back(
     settings: Settings, opened: Store, tmp_path: Path

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
+import psutil
 import pytest
 from aiohttp import web
 
@@ -19,6 +20,7 @@ from ragstone import serve, telemetry, weights
 from ragstone.config import Serve, Settings
 from ragstone.errors import ConfigError, GeneratorError, RagstoneError
 from ragstone.replica import Replica
+from ragstone.replicas import Place
 from ragstone.serve import Message, Sampling
 from ragstone.serve.local import LocalGenerator
 from ragstone.serve.openai import OpenAIGenerator
@@ -35,11 +37,11 @@ def local(url: str = "local://smollm2", **values: Any) -> LocalGenerator:
     return generator
 
 
-def started(case: Callable[[LocalGenerator], Coroutine[Any, Any, None]]) -> None:
-    """Runs the case with a replica of its own, that it may kill."""
+def started(case: Callable[[LocalGenerator], Coroutine[Any, Any, None]], **values: Any) -> None:
+    """Runs the case with replicas of its own, that it may kill."""
 
     async def run() -> None:
-        generator = local()
+        generator = local(**values)
         await generator.start()
         try:
             await case(generator)
@@ -53,9 +55,21 @@ async def answer(generator: LocalGenerator) -> str:
     return "".join([piece.text async for piece in generator.stream(ASKED, SHORT)])
 
 
-def process(generator: LocalGenerator) -> asyncio.subprocess.Process:
-    assert generator._child is not None
-    return generator._child.process
+def process(generator: LocalGenerator, which: int = 0) -> psutil.Process:
+    assert generator._replicas is not None
+    return psutil.Process(generator._replicas.ready[which].pid)
+
+
+def replicas(generator: LocalGenerator) -> list[Place]:
+    assert generator._replicas is not None
+    return generator._replicas.ready
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Return when it holds; something that never comes is found by the time-out."""
+    async with asyncio.timeout(120):
+        while not holds():
+            await asyncio.sleep(0.05)
 
 
 def connection(url: str) -> socket.socket:
@@ -126,6 +140,64 @@ def test_two_replicas_on_one_machine_do_not_collide_and_close_ends_them() -> Non
         assert ends(watched)
 
     started(case)
+
+
+def test_a_question_goes_to_the_replica_with_the_fewest_under_way() -> None:
+    async def case(generator: LocalGenerator) -> None:
+        async with aclosing(generator.stream(ASKED, LONG)) as first, aclosing(generator.stream(ASKED, LONG)) as second:
+            await anext(first)
+            await anext(second)
+            assert [place.taken for place in replicas(generator)] == [1, 1]
+        await until(lambda: [place.taken for place in replicas(generator)] == [0, 0])
+        process(generator).kill()
+        assert await answer(generator)
+        await until(lambda: len(replicas(generator)) == 2)
+
+    started(case, replicas=2)
+
+
+def test_a_busy_generator_gets_another_replica_and_an_idle_one_gives_it_back_without_cutting_an_answer() -> None:
+    async def ask(generator: LocalGenerator) -> str:
+        return "".join([piece.text async for piece in generator.stream(ASKED, Sampling(max_tokens=80))])
+
+    async def case(generator: LocalGenerator) -> None:
+        questions = [asyncio.create_task(ask(generator)) for _ in range(3)]
+        await until(lambda: len(replicas(generator)) == 2)
+        assert telemetry.REGISTRY.get_sample_value("ragstone_replicas", {"model": "smollm2"}) == 2
+        assert len(set(await asyncio.gather(*questions))) == 1
+        await until(lambda: len(replicas(generator)) == 1)
+        assert await answer(generator)
+
+    started(case, replicas_most=2, target_cpu=5.0, scale_down=2.0)
+
+
+def test_a_replica_that_is_to_end_finishes_its_answer() -> None:
+    async def case(generator: LocalGenerator) -> None:
+        async with aclosing(generator.stream(ASKED, SHORT)) as pieces:
+            await anext(pieces)
+            assert generator._replicas is not None
+            generator._replicas._resize(0)
+            assert replicas(generator) == []
+            assert [piece async for piece in pieces][-1].finish == "length"
+        await until(lambda: generator._replicas is not None and not generator._replicas._places)
+
+    started(case)
+
+
+def test_an_idle_replica_lets_go_of_its_model_and_wakes_with_the_next_question() -> None:
+    async def case(generator: LocalGenerator) -> None:
+        expected = await answer(generator)
+        awake = process(generator).memory_info().rss
+        await until(lambda: process(generator).memory_info().rss < awake / 2)
+        assert await answer(generator) == expected
+
+    started(case, sleep=1.0)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 1), (3, 2)])
+def test_numbers_of_replicas_that_can_not_be_are_refused(least: int, most: int) -> None:
+    with pytest.raises(ConfigError, match=f"serve.replicas = {least}"):
+        local(replicas=least, replicas_most=most)
 
 
 PARENT = """

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -13,52 +11,17 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from ragstone import config
+from ragstone import address, config
+from ragstone.address import PLACE as PLACE
 from ragstone.connect import connector
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors as Vectors
 from ragstone.errors import ConfigError, IndexingError
 from ragstone.inference import Model as Model
-
-PLACE = "place.json"
-"""The file of an index's folder that says, for one outside the store, where it is: its `url` without credentials, and its name there."""
-
-UNMADE: NDArray[np.float32] = np.empty(0, np.float32)
-"""The vector of a question that an engine makes."""
-
-BIGRAM_WEIGHT = 0.2
-"""It lifted questions in a corpus' own phrases by .02 nDCG@10."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """What is searched for. `groups` are the caller's: a candidate shares one of them. `filter` must match metadata exactly."""
-
-    text: str
-    vector: NDArray[np.float32]
-    groups: tuple[str, ...]
-    limit: int = 200
-    """How many candidates of each list, dense and keyword."""
-    filter: Mapping[str, str] = field(default_factory=dict)
-    bigram_weight: float = BIGRAM_WEIGHT
-    """What two neighbouring words count in the keyword score beside each of them, before rarity."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A chunk found by either list, with both scores. Both mean the same for every question, so they can be added.
-
-    `dense` is the cosine. `keyword` is between 0 and 1: BM25 as a share of what a chunk would get that holds all the question says,
-    again and again, words that the corpus lacks included; 0 when no word matches.
-    """
-
-    chunk: str
-    dense: float
-    keyword: float
-    in_dense: bool
-    """Whether it is among the `limit` best of the dense list, and …"""
-    in_keyword: bool
-    """… of the keyword list."""
+from ragstone.query import BIGRAM_WEIGHT as BIGRAM_WEIGHT
+from ragstone.query import UNMADE as UNMADE
+from ragstone.query import Candidate as Candidate
+from ragstone.query import Query as Query
 
 
 class Index(Protocol):
@@ -140,8 +103,7 @@ def place(folder: Path, settings: config.Index) -> Place:
 
     Credentials go to the address that the settings name, and to no other.
     """
-    note = folder / PLACE
-    return _at(str(json.loads(note.read_text(encoding="utf-8"))["url"]) if note.exists() else "local", settings)
+    return _at(address.url(folder) or "local", settings)
 
 
 def remove(note: Mapping[str, str], settings: config.Index) -> None:

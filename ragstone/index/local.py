@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragstone import config, facets, keywords
-from ragstone.analyser import analyser
+from ragstone.analyser import Analyser, spaced
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
@@ -29,7 +29,7 @@ from ragstone.facets import Wanted
 from ragstone.index import Candidate, Query, check
 from ragstone.keywords import Terms
 
-FORMAT = 2
+FORMAT = 3
 """Counts up with every change of the files or of how words are analysed; part of an index's digest."""
 
 BITS = 4
@@ -212,10 +212,10 @@ class _Words:
         import tantivy
 
         index = tantivy.Index.open(str(folder))
-        index.register_tokenizer(ANALYSER, analyser())
+        index.register_tokenizer(ANALYSER, Analyser().tantivy)
         self._schema = index.schema
         self._searcher = index.searcher()
-        self._analyser = analyser()
+        self._analyser = Analyser()
 
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
@@ -352,11 +352,11 @@ def _write_words(folder: Path, chunks: Sequence[Chunk]) -> None:
     schema = builder.add_integer_field("row", indexed=True, fast=True).build()
     folder.mkdir()
     index = Index(schema, path=str(folder))
-    index.register_tokenizer(ANALYSER, analyser())
-    writer, reader = index.writer(heap_size=HEAP, num_threads=1), analyser()
+    writer, reader = index.writer(heap_size=HEAP, num_threads=1), Analyser()
+    index.register_tokenizer(ANALYSER, reader.tantivy)
     for row, chunk in enumerate(chunks):
         pairs = " ".join(keywords.pairs(reader.analyze(chunk.context)))
-        writer.add_document(Document(text=chunk.context, pairs=pairs, facet=facets.of(chunk), row=row))
+        writer.add_document(Document(text=spaced(chunk.context), pairs=pairs, facet=facets.of(chunk), row=row))
     writer.commit()
     writer.wait_merging_threads()
     for lock in folder.glob(".tantivy-*.lock"):

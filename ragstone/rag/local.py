@@ -78,7 +78,7 @@ class LocalRag:
         with telemetry.stage("retrieve", release=self.id):
             question, hits = _search(resolve(conversation), conversation[-1].content, search, threshold)
         evidence = tuple(hit for hit in hits if hit.score >= threshold)[:top_k]
-        service = pick(self.release.generator, question.text)
+        service = pick(self.release.generator, next((one.content for one in conversation if one.role == "user"), question.text))
         messages = _messages(self.release.prompt, conversation, question, evidence, self.room - options.sampling.max_tokens)
         grounds = Grounds(
             release=self.id,
@@ -247,13 +247,13 @@ def abstention(grounds: Grounds) -> str:
     )
 
 
-def pick(shares: Mapping[str, int], question: str) -> str:
-    """The service version that answers this question: by its share of the traffic, and the same one every time.
+def pick(shares: Mapping[str, int], opening: str) -> str:
+    """The service version that answers the conversation which opens so: by its share of the traffic, and the same one every time.
 
     >>> pick({"small/1": 0, "large/1": 100}, "why?")
     'large/1'
     """
-    place = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8]) % max(1, sum(shares.values()))
+    place = int.from_bytes(hashlib.sha256(opening.encode()).digest()[:8]) % max(1, sum(shares.values()))
     for service, share in sorted(shares.items()):
         place -= share
         if place < 0:

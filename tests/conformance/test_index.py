@@ -20,8 +20,8 @@ from ragstone import config
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
-from ragstone.index import Candidate, Index, Query, local, opensearch
-from tests import engines
+from ragstone.index import Candidate, Index, Query, elasticsearch, local, opensearch
+from tests import elastic_node, engines
 
 
 def _local(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> Index:
@@ -35,7 +35,17 @@ def _opensearch(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> Inde
     return place.open(folder / "index", "a digest")
 
 
-CONNECTORS: dict[str, Callable[[Path, Sequence[Chunk], Vectors], Index]] = {"local": _local, "opensearch": _opensearch}
+def _elasticsearch(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> Index:
+    place = elasticsearch.connect(config.Index(url=elastic_node.url(f"test-{uuid4().hex}")))
+    place.build(folder / "index", "a digest", chunks, vectors)
+    return place.open(folder / "index", "a digest")
+
+
+CONNECTORS: dict[str, Callable[[Path, Sequence[Chunk], Vectors], Index]] = {
+    "local": _local,
+    "opensearch": _opensearch,
+    "elasticsearch": _elasticsearch,
+}
 """Scheme -> an opened index of these chunks, given an empty folder."""
 
 SIZE, WIDTH = 300, 48
@@ -223,6 +233,21 @@ def test_an_index_of_one_chunk_answers(make: Callable[[Sequence[Chunk], Vectors]
     assert found.chunk == CHUNKS[0].id
     assert found.in_dense
     assert found.in_keyword
+
+
+@pytest.mark.parametrize(
+    ("question", "found"),
+    [("离心泵", "zh"), ("泵的密封件多久更换？", "zh"), ("ポンプ", "ja"), ("펌프", "ko"), ("Python语言", "mixed"), ("密度", "")],
+)
+def test_writing_without_spaces_is_searched_by_pairs_of_characters(
+    make: Callable[[Sequence[Chunk], Vectors], Index], question: str, found: str
+) -> None:
+    texts = {"zh": "离心泵的密封件每四年更换。", "ja": "ポンプのシール", "ko": "원심펌프를 점검한다", "mixed": "用Python语言编写"}
+    chunks = [Chunk(id, id, "", (), 0, len(text), text) for id, text in texts.items()]
+    with closing(make(chunks, VECTORS[:4])) as index:
+        hits = index.search(Query(question, VECTORS[0], PUBLIC))
+        best = max(hits, key=lambda hit: hit.keyword)
+        assert (best.chunk if best.keyword else "") == found
 
 
 def test_dimensions_of_any_number_are_taken(make: Callable[[Sequence[Chunk], Vectors], Index]) -> None:

@@ -1,0 +1,141 @@
+"""An index in Elasticsearch. What an index in a search engine is, is `ragstone/hosted.py`; here is what Elasticsearch calls things.
+
+No script is sent: a cluster may forbid them. What the graph finds is scored by full vectors (`rescore_vector`), and the cosines of what
+words found come from the same search, narrowed to those chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ragstone import config, hosted
+from ragstone.cluster import Cluster
+from ragstone.corpus import Chunk
+from ragstone.embedder import Vectors
+from ragstone.errors import ConfigError, IndexingError
+from ragstone.hosted import BLOCKS, FORMAT, HEALTH, MOST, Hosted, HostedIndex
+from ragstone.index import Query, check
+
+OLDEST = (8, 18)
+"""The oldest version that this was run on."""
+
+TYPES = ("hnsw", "int8_hnsw", "bbq_hnsw")
+
+VERSIONS = "/_nodes?filter_path=nodes.*.version,nodes.*.build_flavor"
+"""Of every node: the oldest counts."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `index.url` says about the vectors' graph after the question mark."""
+
+    type: str = "int8_hnsw"
+    """What a vector is rounded to in the graph: nothing, a byte a dimension, or a bit (`bbq_hnsw`, from 64 dimensions)."""
+    m: int = 16
+    ef_construction: int = 128
+    num_candidates: int = 256
+    oversample: int = 3
+    """How many times what is asked for is found by rounded vectors, and ranked by full ones."""
+    ca: str = ""
+    """A file of certificates that the engine's is signed by; empty takes the system's."""
+
+
+class Elasticsearch(Hosted):
+    """A place of indexes: a cluster, and what their names begin with."""
+
+    kind = "Elasticsearch"
+    checks = (VERSIONS, HEALTH, BLOCKS)
+
+    def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options) -> None:
+        super().__init__(cluster, prefix, url)
+        self._options = options
+        graph = {**asdict(options), "num_candidates": 0, "oversample": 0, "ca": ""}
+        self.identity = ("elasticsearch", FORMAT, cluster.url, prefix, graph)
+
+    def check(self) -> None:
+        nodes = self._cluster.greet(VERSIONS).get("nodes", {})
+        _check_version(self._cluster.url, list(nodes.values()))
+        self._check_rights()
+        self._check_health()
+        self._check_blocks()
+
+    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+        check(chunks, vectors)
+        super().build(folder, digest, chunks, vectors)
+
+    def _vector(self, dimensions: int) -> dict[str, Any]:
+        graph = {"type": self._options.type, "m": self._options.m, "ef_construction": self._options.ef_construction}
+        return {
+            "type": "dense_vector",
+            "dims": dimensions,
+            "element_type": "float",
+            "index": True,
+            "similarity": "cosine",
+            "index_options": graph,
+        }
+
+    def _opened(self, digest: str, name: str, meta: Mapping[str, Any]) -> ElasticsearchIndex:
+        return ElasticsearchIndex(digest, self._cluster, name, meta, self._options)
+
+
+class ElasticsearchIndex(HostedIndex):
+    """An opened index."""
+
+    kind = "Elasticsearch"
+    most = MOST // 2
+    """The chunks of both lists together are scored by one search for the nearest."""
+    factor = 2.2
+    """k1 + 1, which Lucene has dropped."""
+
+    def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> None:
+        super().__init__(digest, cluster, name, meta)
+        self._options = options
+
+    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        knn = {
+            "field": "vector",
+            "query_vector": np.asarray(query.vector, np.float32),
+            "k": limit,
+            "num_candidates": max(limit, self._options.num_candidates),
+            "filter": {"bool": {"filter": allowed}},
+            "rescore_vector": {"oversample": self._options.oversample},
+        }
+        return {"size": limit, "query": {"knn": knn}}
+
+    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any]:
+        """Where no more chunks are allowed than are searched for, the engine scores each of them, without its graph."""
+        return self._nearest(query, len(ids), [{"ids": {"values": ids}}])
+
+    def _cosine(self, score: float) -> float:
+        return 2 * score - 1
+
+
+def connect(settings: config.Index) -> Elasticsearch:
+    """The place that a URL names. Raises `ConfigError` on what it can't mean."""
+    options = hosted.options(Options, settings.url)
+    if options.type not in TYPES:
+        raise ConfigError(f"index.url: type={options.type} is none of {', '.join(TYPES)}")
+    if options.num_candidates > MOST:
+        raise ConfigError(f"index.url: num_candidates={options.num_candidates} is more than the {MOST} that Elasticsearch takes")
+    if options.oversample < 1:
+        raise ConfigError("index.url: oversample is 1 at least: without it scores would be those of rounded vectors")
+    cluster, prefix = hosted.reach("Elasticsearch", settings, options.ca)
+    return Elasticsearch(cluster, prefix, settings.url, options)
+
+
+def _check_version(url: str, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Only Elasticsearch says of what flavour it was built."""
+    if not nodes or not all("build_flavor" in node for node in nodes):
+        raise IndexingError(f"{url} is not Elasticsearch, but another server")
+    oldest = min(nodes, key=lambda node: _number(node["version"]))["version"]
+    if _number(oldest) < OLDEST:
+        raise IndexingError(f"Elasticsearch at {url} is {oldest}; {OLDEST[0]}.{OLDEST[1]} or newer is needed")
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))

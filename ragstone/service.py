@@ -1,0 +1,246 @@
+"""Services: versions of generators that people deploy by name, and the share of the questions that each gets in the release in force.
+
+A version is what a `service.json` says and never changes. Shares are part of the release, so moving them is a promotion: atomic, taken by
+running servers without a restart, and rolled back like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ragstone import release as releases
+from ragstone import serve
+from ragstone.config import Settings, override
+from ragstone.errors import ConfigError, Conflict, GeneratorError, ReleaseError
+from ragstone.release import Record, Release
+from ragstone.serve import Message, Sampling, Say
+from ragstone.store import Store
+
+VERSION = re.compile(r"[a-z0-9][a-z0-9.-]{0,30}")
+REGISTERED = re.compile(r"[0-9a-f]{12}")
+"""Versions that `serve.register` names by digest, from `serve.url`: they follow the settings, deployed ones do not."""
+
+OURS = ("sleep", "slots", "context", "threads", "max_tokens", "temperature")
+"""Fields of a service.json that are settings of `serve` by the same name."""
+
+STRATEGIES = ("autoscaler.scaleStrategies", "autoscaler.strategies")
+
+PLACES = {
+    "model": "url",
+    "replicas.min": "replicas",
+    "replicas.max": "replicas_most",
+    "replicas.target_cpu": "target_cpu",
+    "replicas.scale_down": "scale_down",
+    "AutoScaling.MinInstances": "replicas",
+    "AutoScaling.MaxInstances": "replicas_most",
+    "AutoScaling.TargetCpuUtilization": "target_cpu",
+    "autoscaler.min": "replicas",
+    "autoscaler.max": "replicas_most",
+    **dict.fromkeys(STRATEGIES, "target_cpu"),
+    "autoscaler.behavior.scaleDown.stabilizationWindowSeconds": "scale_down",
+    "metadata.instance": "replicas",
+    "metadata.cpu": "threads",
+    **{name: name for name in OURS},
+}
+"""Where a service.json says what, and the setting of `serve` that it becomes; what stands higher wins."""
+
+NAMES = ("name", "metadata.name")
+
+ELSEWHERE = frozenset(
+    """autoscaler cloud containers dockerAuth features labels metadata model_config model_entry model_path networking options oss_endpoint
+    processor processor_entry processor_path storage token""".split()  # noqa: SIM905  a list of words reads better as prose
+)
+"""What PAI-EAS knows and this machine has no use for."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A version of a service, and the settings of `serve` that it runs with. `unused` are fields of the file that mean nothing here."""
+
+    name: str
+    version: str
+    serve: Mapping[str, object]
+    origins: Mapping[str, str]
+    """Setting -> the field of the file that gave it."""
+    unused: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+def read(path: Path, version: str, settings: Settings) -> Deployment:
+    """The deployment that a service.json describes: our own fields, PAI-EAS's, or the seed's `AutoScaling`.
+
+    Raises `ConfigError`, naming the field, on what it can't mean.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} can't be read as JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise ConfigError(f"{path} must hold a JSON object")
+    fields = dict(_flat(told))
+    _check_known(path, fields)
+    fields = {place: _of_cpu(value) if place in STRATEGIES else value for place, value in fields.items()}
+    values: dict[str, object] = {"url": settings.serve.url}
+    origins: dict[str, str] = {}
+    for place, setting in PLACES.items():
+        if fields.get(place) is not None and setting not in origins:
+            values[setting], origins[setting] = _number(path, place, fields[place], setting), place
+    _check_range(path, values)
+    name = next((str(fields[place]) for place in NAMES if place in fields), path.stem)
+    for what, text in (("name", name), ("--version", version)):
+        if not VERSION.fullmatch(text) or REGISTERED.fullmatch(text):
+            raise ConfigError(f"{path}: {what} {text!r}: lower-case letters, digits, dots and dashes make one, and not 12 hex digits")
+    return Deployment(name, version, values, origins, tuple(sorted(place for place in fields if place not in {*origins.values(), *NAMES})))
+
+
+def explain(deployment: Deployment) -> str:
+    """What each field of the file becomes, and what is not used on this machine."""
+    lines = [f"{deployment.id} on this machine: local replicas of llama.cpp, or the server that `model` names"]
+    for setting, value in deployment.serve.items():
+        lines.append(f"  serve.{setting} = {value!r}  <- {deployment.origins.get(setting, 'ragstone.toml')}")
+    lines += [f"  {place} is not used here" for place in deployment.unused]
+    return "\n".join(lines)
+
+
+def deploy(settings: Settings, store: Store, deployment: Deployment, say: Say) -> None:
+    """Start the version once, let it say a word, and keep it in the store; it takes no traffic yet.
+
+    Raises `GeneratorError` when it can't answer, and then nothing is kept; `Conflict` when the version is another one already.
+    """
+    key, data = f"services/{deployment.id}.json", json.dumps(dict(deployment.serve), indent=1, sort_keys=True).encode()
+    if store.stat(key) and store.get(key) != data:
+        raise Conflict(f"{deployment.id} is deployed with other settings, and a version never changes", "give another --version")
+    say(f"deploy    {deployment.id} is started once, to see that it answers")
+    asyncio.run(_probe(override(settings, "serve", **{**deployment.serve, "replicas": 1, "replicas_most": 1}), say))
+    with contextlib.suppress(Conflict):  # the same one, just now
+        store.create(key, data)
+
+
+def deployed(store: Store) -> list[str]:
+    """The `name/version` of every version that was deployed or registered, sorted."""
+    return [stat.key.removeprefix("services/").removesuffix(".json") for stat in store.list("services/")]
+
+
+def named(generator: Mapping[str, int]) -> bool:
+    """Whether a release's generators were deployed by a person: then a build keeps them, whatever `serve.url` says."""
+    return any(not REGISTERED.fullmatch(service.rpartition("/")[2]) for service in generator)
+
+
+def share(store: Store, channel: str, wanted: Mapping[str, int]) -> Record:
+    """Put the release in force again with these shares, in percent, by version or `name/version`. Raises `ReleaseError`."""
+    record, release = _in_force(store, channel)
+    shares = {_found(store, service): percent for service, percent in wanted.items() if percent}
+    if sum(shares.values()) != 100 or min(shares.values()) < 0:
+        raise ReleaseError(f"the shares are {', '.join(f'{one}={part}' for one, part in wanted.items())}: they must add up to 100")
+    told = " ".join(f"{service}={percent}" for service, percent in sorted(shares.items()))
+    return _promoted(store, record, replace(release, generator=shares, note=f"traffic {told}"))
+
+
+def rollback(store: Store, channel: str) -> Record:
+    """Put the generators of the newest release that had others back in force, with all else as it is. Raises `ReleaseError`."""
+    record, release = _in_force(store, channel)
+    for earlier in reversed(releases.history(store, channel)):
+        before = releases.load(store, earlier.release).generator
+        if before != release.generator:
+            return _promoted(store, record, replace(release, generator=before, note=f"generators of {earlier.release} again"))
+    raise ReleaseError(f"channel {channel} never had other generators", "ragstone service list")
+
+
+def parse(shares: Sequence[str]) -> dict[str, int]:
+    """`v1=90 v2=10` as numbers. Raises `ConfigError`.
+
+    >>> parse(["v1=90", "v2=10"])
+    {'v1': 90, 'v2': 10}
+    """
+    found = {}
+    for text in shares:
+        service, _, percent = text.partition("=")
+        if not service or not percent.isdecimal():
+            raise ConfigError(f"{text!r} is no share", "ragstone service traffic v1=90 v2=10")
+        found[service] = int(percent)
+    return found
+
+
+async def _probe(settings: Settings, say: Say) -> None:
+    generator = serve.connect(settings, say)
+    try:
+        await generator.start()
+        async with contextlib.aclosing(generator.stream([Message("user", "Say yes.")], Sampling(max_tokens=1))) as pieces:
+            if not [piece async for piece in pieces]:
+                raise GeneratorError("it answered with nothing")
+    finally:
+        await generator.close()
+
+
+def _in_force(store: Store, channel: str) -> tuple[Record, Release]:
+    record = releases.current(store, channel)
+    if record is None:
+        raise ReleaseError(f"channel {channel} has no release to put a generator in", "ragstone build")
+    return record, releases.load(store, record.release)
+
+
+def _promoted(store: Store, record: Record, release: Release) -> Record:
+    releases.save(store, release)
+    return releases.promote(store, record.channel, release.id, after=record.number)
+
+
+def _found(store: Store, service: str) -> str:
+    """The `name/version` that a version, or the whole, stands for."""
+    there = deployed(store)
+    fitting = [one for one in there if one == service or one.rpartition("/")[2] == service]
+    if len(fitting) != 1:
+        those = f"there are {', '.join(there)}" if there else "none is deployed"
+        problem = "is no version" if not fitting else f"could be {' or '.join(fitting)}"
+        raise ReleaseError(f"{service[:80]!r} {problem}; {those}", "ragstone deploy service.json --version v1")
+    return fitting[0]
+
+
+def _flat(told: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    """Every field of nested objects by its path; a list is a value."""
+    found: list[tuple[str, Any]] = []
+    for name, value in told.items():
+        found += _flat(value, f"{above}{name}.") if isinstance(value, dict) else [(f"{above}{name}", value)]
+    return found
+
+
+def _of_cpu(strategies: object) -> object:
+    """The CPU threshold of PAI-EAS's list of strategies; None when none of them is of the CPU."""
+    told = strategies if isinstance(strategies, list) else []
+    cpu = [one for one in told if isinstance(one, dict) and one.get("metricName", one.get("metric_name")) == "cpu"]
+    return cpu[0].get("threshold") if cpu else None
+
+
+def _check_known(path: Path, fields: Mapping[str, object]) -> None:
+    known = {place.partition(".")[0] for place in (*PLACES, *NAMES)} | ELSEWHERE
+    for place in fields:
+        first = place.partition(".")[0]
+        mine = first in ("AutoScaling", "replicas") and place not in PLACES
+        if first not in known or mine:
+            raise ConfigError(f"{path}: the field {place!r} is unknown; there are {', '.join(sorted({*PLACES, *NAMES}))}")
+
+
+def _number(path: Path, place: str, value: Any, setting: str) -> object:
+    """The value, of the type that the setting has."""
+    if setting == "url":
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ConfigError(f"{path}: {place} = {value!r} is no number of that kind")
+    return float(value) if setting in ("target_cpu", "scale_down", "sleep", "temperature") else int(value)
+
+
+def _check_range(path: Path, values: Mapping[str, Any]) -> None:
+    least, most = values.get("replicas", 1), values.get("replicas_most", values.get("replicas", 1))
+    if not 1 <= least <= most:
+        raise ConfigError(f"{path}: {least} replicas at least and {most} at most: the first must be 1 or more, and no more than the second")
+    if not 0 < values.get("target_cpu", 70.0) <= 100:
+        raise ConfigError(f"{path}: a CPU target of {values['target_cpu']:g} % can't be reached: it lies between 1 and 100")

@@ -1,0 +1,158 @@
+"""A real Elasticsearch node on loopback, from Maven Central: `python -m tests.elastic_node` runs the tests that need one.
+
+What is there is the server with its REST layer, under a basic licence, without Painless, ingest processors, `_inference` and what else is a
+module of its own; it does not even answer `GET /`. Else it is as `tests/engines.py` says of OpenSearch's.
+
+    python -m tests.elastic_node          start it, run the tests, stop it
+    python -m tests.elastic_node up       start it and print its URL
+    python -m tests.elastic_node down     stop it
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import urllib3
+
+from tests import engines
+from tests.engines import Missing
+
+VERSION = "9.5.3"
+
+JAVA = 21
+"""The oldest Java that it runs on."""
+
+NODE = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:{VERSION}:zip"
+
+START = 300
+"""Tries to reach a node that starts, a second apart: a busy machine takes minutes."""
+
+URL = "RAGSTONE_TEST_ELASTICSEARCH"
+"""Names the node for the tests that need one."""
+
+TESTS = ("tests/conformance/test_index.py", "tests/conformance/test_hosted.py", "tests/test_elasticsearch.py", "-k", "elasticsearch")
+
+
+def up() -> str:
+    """The URL of a node that answers: the one that runs, or a new one. Raises `Missing`."""
+    home = _home()
+    if not engines._runs(home):
+        _start(home, _java(), engines._free_port())
+    node, patience = (home / "url").read_text(), urllib3.Retry(START, backoff_factor=1, backoff_max=1, status_forcelist=[503])
+    try:
+        urllib3.request("GET", f"{node}/_cluster/health?wait_for_status=yellow", retries=patience, timeout=60)
+    except urllib3.exceptions.MaxRetryError as error:
+        down()
+        raise Missing(f"the node at {node} does not answer; its log is {home / 'node.log'}") from error
+    return node
+
+
+def down() -> None:
+    """Stop the node, and wait until it is gone; nothing when none runs."""
+    home = _folder()
+    if not engines._runs(home):
+        return
+    pid = int((home / "pid").read_text())
+    gone = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGTERM)
+    select.select([gone], [], [], 60)
+    os.close(gone)
+
+
+def url(name: str) -> str:
+    """`index.url` for indexes of this name in the node that tests were given; skips the test when they were given none."""
+    node = os.environ.get(URL)
+    if not node:
+        pytest.skip(f"no Elasticsearch node: {URL} is not set; make engines starts one")
+    return f"elasticsearch://{urlsplit(node).netloc}/{name}"
+
+
+def _folder() -> Path:
+    return engines._folder() / f"elasticsearch-{VERSION}"
+
+
+def _home() -> Path:
+    """The unpacked node, downloaded first when it is not there."""
+    home = _folder()
+    if (home / "ready").exists():
+        return home
+    shutil.rmtree(home, ignore_errors=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    engines._unpack(engines._download(NODE, home.parent), home.parent)
+    for program in (home / "bin").iterdir():
+        program.chmod(0o755)  # Python's zipfile drops the bit
+    (home / "ready").touch()
+    return home
+
+
+def _java() -> Path:
+    """The home of a Java that is new enough."""
+    named = [os.environ[name] for name in ("ES_JAVA_HOME", "JAVA_HOME") if name in os.environ]
+    homes = [*map(Path, named), *sorted(Path("/usr/lib/jvm").glob("*"))]
+    for home in homes:
+        with suppress(OSError):
+            found = re.search(r'JAVA_VERSION="(\d+)', (home / "release").read_text())
+            if found and int(found[1]) >= JAVA:
+                return home
+    raise Missing(f"Elasticsearch {VERSION} needs Java {JAVA} or newer; looked in {', '.join(map(str, homes)) or '/usr/lib/jvm'}")
+
+
+def _start(home: Path, java: Path, port: int) -> None:
+    """Start an empty node. It writes its pid itself; it is none of this process's group, so that it outlives it."""
+    shutil.rmtree(home / "data", ignore_errors=True)
+    (home / "url").write_text(f"http://127.0.0.1:{port}")
+    settings = {
+        "path.data": home / "data",
+        "network.host": "127.0.0.1",
+        "http.port": port,
+        "transport.port": engines._free_port(),
+        "discovery.type": "single-node",
+        "cluster.routing.allocation.disk.threshold_enabled": "false",
+        "xpack.security.enabled": "false",
+    }
+    command = [str(home / "bin" / "elasticsearch"), "-p", str(home / "pid"), *(f"-E{name}={value}" for name, value in settings.items())]
+    environment = {"PATH": os.environ["PATH"], "ES_JAVA_HOME": str(java), "ES_JAVA_OPTS": f"-Xms{engines.HEAP} -Xmx{engines.HEAP}"}
+    user = "nobody" if engines._root() else None
+    if user:
+        engines._give(home, user)
+    with (home / "node.log").open("wb") as log:
+        subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, cwd=home, user=user, extra_groups=[] if user else None, start_new_session=True
+        )
+
+
+def _test(node: str) -> int:
+    environment = {**os.environ, URL: node}
+    return subprocess.run([sys.executable, "-m", "pytest", *TESTS], env=environment).returncode
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["down"]:
+        down()
+        return 0
+    try:
+        node = up()
+    except Missing as error:
+        print(f"SKIPPED: no Elasticsearch node: {error}", file=sys.stderr)
+        return 0
+    if arguments == ["up"]:
+        print(node)
+        return 0
+    try:
+        return _test(node)
+    finally:
+        down()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,12 +27,14 @@ app = typer.Typer(
 )
 releases = typer.Typer(help="What is served: list, look at, compare, promote and roll back releases.", no_args_is_help=True)
 keys = typer.Typer(help="Who may ask: create, list and revoke API keys.", no_args_is_help=True)
+edges = typer.Typer(help="Run the edge, or deploy it.")
 models = typer.Typer(help="Weights: what can be pulled, and pulling it.", no_args_is_help=True)
 services = typer.Typer(help="Which generator answers: versions, their shares of the questions, rollback.", no_args_is_help=True)
 app.add_typer(releases, name="release")
 app.add_typer(services, name="service")
 app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
+app.add_typer(edges, name="edge")
 
 Source = Annotated[Path | None, typer.Argument(help="The folder of documents; default: project.source of ragstone.toml.")]
 Channel = Annotated[str | None, typer.Option(help="The channel; default: project.channel of ragstone.toml.")]
@@ -160,20 +163,48 @@ def train(
 
 @app.command()
 def index(
+    inference: Annotated[str | None, typer.Option(help="Who makes vectors: client, or engine, which asks Ragstone for them.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="A mapping with a dense_vector field, as Elasticsearch has it.")] = None,
+    pipeline: Annotated[Path | None, typer.Option(help="An ingest pipeline with an inference processor, likewise.")] = None,
     progress: Annotated[bool, typer.Option("--progress", help="Print how far each index in the making is, as JSON lines.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the requests that this would send, and send none.")] = False,
 ) -> None:
     """Index the newest snapshot with the model in force; print the index's digest."""
     from dataclasses import asdict
 
-    from ragstone import draft, project
+    from ragstone import dialect, draft, indexing, project
 
     if progress:
         for told in draft.progress(config.load().work_folder):
             print(json.dumps(asdict(told)))
         return
     settings, store = _open()
+    asked = dialect.translate(settings.index, *(file.read_text(encoding="utf-8") if file else "" for file in (mapping, pipeline)))
+    settings = config.override(replace(settings, index=asked.index), "index", inference=inference)
     show = Terminal()
-    print(project.index(settings, store, project.snapshot(settings, store, show), project.incumbent(settings, store, show), show))
+    snapshot, model = project.snapshot(settings, store, show), project.incumbent(settings, store, show)
+    asked.check(indexing.sized(store, model).dimensions)
+    if explain:
+        print("\n".join([*asked.explain(), *indexing.explain(settings, store, snapshot, model)]))
+    else:
+        print(indexing.index(settings, store, snapshot, model, show))
+
+
+@app.command()
+def collect(
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them; else they are only named.")] = False,
+    back: Annotated[int | None, typer.Option(min=0, help="How many releases a channel must still go back; default: all.")] = None,
+) -> None:
+    """Name the indexes, in the store and in an engine, that no release needs which a channel could be rolled back to."""
+    from ragstone import collect as collecting
+
+    settings, store = _open()
+    found = collecting.unneeded(store, back)
+    for one in found:
+        if delete:
+            collecting.remove(settings, store, one.digest)
+        print(f"{one.digest[:12]}  {one.size / 1e6:>8.1f} MB  {one.place}".rstrip())
+    print(f"{len(found)} {'removed' if delete else 'would be removed; to do it: ragstone collect --delete'}", file=sys.stderr)
 
 
 @app.command()
@@ -185,16 +216,33 @@ def serve(port: Annotated[int | None, typer.Option(help="The origin's port; 0 ta
     origin.serve(store, config.override(settings, "api", port=port), lambda url: print(f"origin {url}", flush=True))
 
 
-@app.command()
+@edges.callback(invoke_without_command=True)
 def edge(
+    context: typer.Context,
     port: Annotated[int | None, typer.Option(help="The edge's port; 0 takes a free one.")] = None,
     origin: Annotated[str | None, typer.Option(help="The origin's URL.")] = None,
 ) -> None:
     """Run the edge: keys, limits and the answer cache in front of the origin. `ragstone up` starts it."""
     from ragstone.connect import connector
 
+    if context.invoked_subcommand:
+        return
     settings = config.override(config.load(), "edge", port=port, origin=origin)
     connector("edge", settings.edge.url).run(settings, lambda url: print(f"edge {url}", flush=True))
+
+
+@edges.command("deploy")
+def edge_deploy(
+    to: Annotated[str | None, typer.Option(help="Where: cloudflare, or a whole edge.url; default: edge.url of ragstone.toml.")] = None,
+    origin: Annotated[str | None, typer.Option(help="The origin's URL, as it is reached from there.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Render, check and bundle, offline; deploy nothing.")] = False,
+) -> None:
+    """Put the edge on a network of others: Cloudflare's, by wrangler."""
+    from ragstone import edge as stage
+
+    settings = config.load()
+    url = stage.address(settings.edge.url, to)
+    stage.deploy(config.override(settings, "edge", url=url, origin=origin), dry_run=dry_run)
 
 
 @app.command()

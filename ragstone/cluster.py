@@ -38,6 +38,23 @@ class Patience:
     """How often a part of a load is sent in all: nobody waits, and what was done would be lost."""
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request as a value: it can be sent, and shown to a person beforehand."""
+
+    method: str
+    path: str
+    body: object = None
+    why: str = ""
+    busy: tuple[int, ...] = ()
+    """Statuses besides `BUSY` that may be gone at the next try."""
+
+    def at(self, url: str) -> str:
+        """What a person reads: why, the address, and the body."""
+        body = self.body if isinstance(self.body, bytes) else b"" if self.body is None else packed(self.body)
+        return f"# {self.why}\n{self.method} {url}{self.path}\n{str(body, 'utf-8')}".rstrip()
+
+
 class Cluster:
     """The HTTP client of one cluster: JSON in, JSON out. Safe to use from several threads."""
 
@@ -53,6 +70,12 @@ class Cluster:
         """The answer's JSON; None for a 404 where something may be missing. Raises `IndexingError`."""
         return self._send(method, path, b"" if body is None else packed(body), "application/json", self._patience.tries, missing)
 
+    def send(self, request: Request, *, missing: bool = False) -> Any:
+        """The same for a request that is a value."""
+        body = b"" if request.body is None else packed(request.body)
+        tries = self._patience.loads if request.busy else self._patience.tries
+        return self._send(request.method, request.path, body, "application/json", tries, missing, request.busy)
+
     def lines(self, path: str, body: bytes) -> Any:
         """The same for JSON lines that are posted."""
         return self._send("POST", path, body, LINES, self._patience.tries)
@@ -61,9 +84,9 @@ class Cluster:
         """What the node says of itself, asked once: that nobody is there is told at once."""
         return self._send("GET", path, b"", "application/json", 1)
 
-    def load(self, index: str, lines: Iterable[bytes]) -> None:
+    def load(self, index: str, lines: Iterable[bytes], body: int = BODY) -> None:
         """Send bulk lines, one body after the other, and again what the engine was too busy for: it sets the pace."""
-        for batch in _batches(lines):
+        for batch in _batches(lines, body):
             left = self._push(index, batch)
             for turn in range(1, self._patience.loads):
                 if not left:
@@ -81,10 +104,10 @@ class Cluster:
     def close(self) -> None:
         self._pool.clear()
 
-    def _send(self, method: str, path: str, body: bytes, media: str, tries: int, missing: bool = False) -> Any:
+    def _send(self, method: str, path: str, body: bytes, media: str, tries: int, missing: bool = False, busy: tuple[int, ...] = ()) -> Any:
         headers = {**self._headers, "content-type": media}
         try:
-            response = self._pool.request(method, self.url + path, body=body or None, headers=headers, retries=self._retries(tries))
+            response = self._pool.request(method, self.url + path, body=body or None, headers=headers, retries=self._retries(tries, busy))
         except urllib3.exceptions.HTTPError as error:
             raise IndexingError(f"{self._kind} at {self.url} can't be reached: {_cause(error)}", "start it, or set index.url") from error
         if response.status == 404 and missing:
@@ -98,13 +121,13 @@ class Cluster:
         except ValueError as error:
             raise IndexingError(f"{self.url} answered with something that is not JSON: it is not {self._kind}") from error
 
-    def _retries(self, tries: int) -> urllib3.Retry:
+    def _retries(self, tries: int, busy: tuple[int, ...]) -> urllib3.Retry:
         """Any request may be sent twice: ids are given, and what is there is never overwritten."""
         return urllib3.Retry(
             tries - 1,
             redirect=False,
             allowed_methods=None,
-            status_forcelist=BUSY,
+            status_forcelist=BUSY + busy,
             backoff_factor=self._patience.backoff,
             backoff_max=self._patience.longest,
             raise_on_status=False,
@@ -128,12 +151,12 @@ def reason(answer: Any) -> str:
     return str(causes[0].get("reason", causes[0]) if isinstance(causes[0], dict) else causes[0])[:300]
 
 
-def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+def _batches(lines: Iterable[bytes], body: int) -> Iterator[list[bytes]]:
     """As many as make about one body."""
     batch: list[bytes] = []
     size = 0
     for line in lines:
-        if batch and size + len(line) > BODY:
+        if batch and size + len(line) > body:
             yield batch
             batch, size = [], 0
         batch.append(line)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 from ragstone.errors import ConfigError
 
 FILE = "ragstone.toml"
+CLIENT, ENGINE = "client", "engine"
 AUTO = "auto"
 """What a setting says that leaves the choice to what is found."""
 
@@ -105,6 +106,14 @@ class Index:
     """Who asks the cluster."""
     password: str = field(default="", repr=False)
     """Likewise; from RAGSTONE_INDEX_PASSWORD rather than the file."""
+    inference: str = CLIENT
+    """Who makes vectors: `client` is Ragstone; `engine` is the search engine, which asks Ragstone's `/v1/embeddings` for them."""
+    embeddings: str = "http://127.0.0.1:8801/v1/embeddings"
+    """Where, as the engine reaches it."""
+    embeddings_key: str = field(default="", repr=False)
+    """The API key that the engine asks with; from RAGSTONE_INDEX_EMBEDDINGS_KEY rather than the file."""
+    pipeline: str = ""
+    """Another name that the engine's ingest pipeline gets."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -17,24 +17,21 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from ragstone import address, config, facets, keywords
+from ragstone import address, config, facets, keywords, mapping
 from ragstone.analyser import Analyser
-from ragstone.cluster import Cluster, packed, reason
+from ragstone.cluster import BODY, Cluster, Request, packed, reason
 from ragstone.connect import is_here, scheme
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
+from ragstone.inference import Model
 from ragstone.keywords import PAIRS, WORDS, Terms
+from ragstone.mapping import FORMAT as FORMAT
+from ragstone.mapping import MOST as MOST
 from ragstone.query import Candidate, Query
-
-FORMAT = 2
-"""Counts up with every change of the mapping or of how words are analysed; part of an index's digest."""
 
 SPARE = 100
 """How many more than asked the graph is searched for, so that ranking by exact cosines loses none."""
-
-MOST = 10_000
-"""Chunks of one list at most: the engines' own bound."""
 
 PORT = 9200
 
@@ -44,12 +41,23 @@ PAGE = 500
 REMEMBERED = 100_000
 """Terms whose rarity is kept in memory."""
 
-NONE = "_"
-"""What stands for no word: BM25 counts only documents that have the field, and the local index counts all. Nobody can ask for it."""
+HEALTH, BLOCKS = "/_cluster/health", "/_cluster/settings?flat_settings=true"
 
 LOST = "ragstone build"
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What goes into a physical index: the bulk lines of so many chunks, and about how many bytes are sent at once."""
+
+    chunks: int
+    dimensions: int
+    lines: Iterable[bytes]
+    body: int = BODY
+    model: str = ""
+    """The name of the engine's model for questions, when it makes their vectors."""
 
 
 class Hosted(ABC):
@@ -57,6 +65,8 @@ class Hosted(ABC):
 
     kind: ClassVar[str]
     """What the engine is called."""
+    checks: ClassVar[Sequence[str]]
+    """Where it is asked whether it can take an index."""
 
     def __init__(self, cluster: Cluster, prefix: str, url: str) -> None:
         self._cluster = cluster
@@ -82,13 +92,8 @@ class Hosted(ABC):
     def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         """Load the chunks and close the index to writing. One that died half way is gone on with: what is there is not written again."""
         self.check()
-        name = self._name(digest)
-        try:
-            self._make(name, digest, chunks, vectors)
-        except IndexingError:
-            if not _whole(self._found(name)):  # else another process was first to make it whole, which closed it to this one
-                raise
-        address.write(folder, self._url, name)
+        rows = {chunk.id: vector for chunk, vector in zip(chunks, vectors, strict=True)}
+        self._keep(folder, digest, Load(len(chunks), vectors.shape[1], mapping.lines(chunks, rows)))
 
     def open(self, folder: Path, digest: str) -> HostedIndex:
         name = address.name(folder)
@@ -97,6 +102,31 @@ class Hosted(ABC):
             lost = f"{self.kind} at {self._cluster.url} has no whole index {name}, which the store names"
             raise IndexingError(lost, f"remove indexes/{digest} from the store, then: {LOST}")
         return self._opened(digest, name, found["mappings"]["_meta"])
+
+    def explain(self, digest: str, chunks: int, model: Model) -> list[str]:
+        """The requests of `build`, in order, where nothing is there yet, then the first of a question; nothing is sent."""
+        name = self._name(digest)
+        checks = [Request("GET", path, why="can it take an index?") for path in self.checks]
+        before, pipeline, asked = self._preparation(model)
+        filling = [self._creation(name, digest, model.dimensions), mapping.opening(name)]
+        ending = [*mapping.counting(name), *mapping.closing(name, digest, chunks, asked)]
+        asking = self._example(digest, name, {"chunks": chunks}).explain(Query("QUESTION", np.zeros(2, np.float32), ("GROUP",)))
+        bulk = mapping.example(name, pipeline, model.dimensions)
+        requests = [*checks, *before, mapping.finding(name), *filling, bulk, *ending, asking]
+        return [request.at(self._cluster.url) for request in requests]
+
+    def _preparation(self, model: Model) -> tuple[list[Request], str, str]:
+        """What is sent before the index is, the pipeline for chunks, and the name of the engine's model for questions: none of them."""
+        return [], "", ""
+
+    def _example(self, digest: str, name: str, meta: Mapping[str, Any]) -> HostedIndex:
+        """The index, as far as no engine is asked."""
+        return self._opened(digest, name, meta)
+
+    def remove(self, name: str) -> None:
+        if not re.fullmatch(f"{re.escape(self._prefix)}-[a-z0-9-]+", name):  # a pattern would take others with it
+            raise IndexingError(f"{name!r} is no index of {self._url}: nothing is removed")
+        self._cluster.ask("DELETE", f"/{name}", missing=True)
 
     def point(self, folder: Path, channel: str) -> None:
         alias, name = f"{self._prefix}-{channel}", address.name(folder)
@@ -108,53 +138,42 @@ class Hosted(ABC):
 
     def _found(self, name: str) -> Mapping[str, Any]:
         """Settings and mappings of a physical index; nothing when there is none."""
-        found = self._cluster.ask("GET", f"/{name}", missing=True)
+        found = self._cluster.send(mapping.finding(name), missing=True)
         return found[name] if found else {}
 
-    def _definition(self, dimensions: int, digest: str) -> dict[str, Any]:
-        """Settings and mappings of an index that is not loaded yet."""
-        words = {"type": "text", "analyzer": "whitespace", "index_options": "freqs"}
-        properties = {
-            "vector": self._vector(dimensions),
-            WORDS: words,
-            PAIRS: words,
-            "facets": {"type": "keyword", "doc_values": False},
-            "chunk": {"type": "object", "enabled": False},
-        }
-        settings = {
-            **self._settings(),
-            "number_of_shards": 1,
-            "number_of_replicas": 0,
-            "refresh_interval": "-1",
-            "max_result_window": 2 * MOST,
-            "similarity.default": {"type": "BM25", "k1": 1.2, "b": 0.75},
-        }
-        return {"settings": {"index": settings}, "mappings": {"dynamic": "strict", "_meta": {"digest": digest}, "properties": properties}}
+    def _creation(self, name: str, digest: str, dimensions: int) -> Request:
+        return mapping.creation(name, digest, self._vector(dimensions), self._settings())
 
-    def _make(self, name: str, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+    def _keep(self, folder: Path, digest: str, load: Load) -> None:
+        name = self._name(digest)
+        try:
+            self._make(name, digest, load)
+        except IndexingError:
+            if not _whole(self._found(name)):  # else another process was first to make it whole, which closed it to this one
+                raise
+        address.write(folder, self._url, name)
+
+    def _make(self, name: str, digest: str, load: Load) -> None:
         found = self._found(name)
         if _whole(found):
             return
         if not found:
-            self._cluster.ask("PUT", f"/{name}", self._definition(vectors.shape[1], digest))
+            self._cluster.send(self._creation(name, digest, load.dimensions))
         _check_writable(name, found)
-        self._fill(name, digest, chunks, vectors)
+        self._fill(name, digest, load)
 
-    def _fill(self, name: str, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        self._set(name, {"blocks.write": None})
-        self._cluster.load(name, _lines(chunks, vectors))
-        self._cluster.ask("POST", f"/{name}/_refresh")
-        held = int(self._cluster.ask("GET", f"/{name}/_count")["count"])
-        if held != len(chunks):
-            raise IndexingError(f"the index {name} at {self._cluster.url} holds {held} chunks instead of {len(chunks)}", LOST)
-        self._set(name, {"blocks.write": True, "refresh_interval": None, "auto_expand_replicas": "0-1"})
-        self._cluster.ask("PUT", f"/{name}/_mapping", {"_meta": {"digest": digest, "format": FORMAT, "chunks": held}})
-
-    def _set(self, name: str, settings: Mapping[str, Any]) -> None:
-        self._cluster.ask("PUT", f"/{name}/_settings", {"index": settings})
+    def _fill(self, name: str, digest: str, load: Load) -> None:
+        self._cluster.send(mapping.opening(name))
+        self._cluster.load(name, load.lines, load.body)
+        _, counted = map(self._cluster.send, mapping.counting(name))
+        held = int(counted["count"])
+        if held != load.chunks:
+            raise IndexingError(f"the index {name} at {self._cluster.url} holds {held} chunks instead of {load.chunks}", LOST)
+        for request in mapping.closing(name, digest, held, load.model):
+            self._cluster.send(request)
 
     def _check_health(self) -> None:
-        status = self._cluster.ask("GET", "/_cluster/health")["status"]
+        status = self._cluster.ask("GET", HEALTH)["status"]
         if status == "red":
             gone = f"the cluster at {self._cluster.url} is red: some of its data is not there"
             raise IndexingError(gone, "GET /_cluster/allocation/explain")
@@ -164,7 +183,7 @@ class Hosted(ABC):
         self._found(self._name("0"))
 
     def _check_blocks(self) -> None:
-        settings = self._cluster.ask("GET", "/_cluster/settings?flat_settings=true")
+        settings = self._cluster.ask("GET", BLOCKS)
         values = {**settings.get("persistent", {}), **settings.get("transient", {})}
         blocks = [name for name, value in values.items() if name.startswith("cluster.blocks.") and str(value).lower() == "true"]
         if blocks:
@@ -179,6 +198,9 @@ class HostedIndex(ABC):
     """Chunks of one list at most."""
     factor: ClassVar[float] = 1.0
     """What the engine multiplies BM25 by."""
+    encodes: bool = False
+    exact: ClassVar[bool] = False
+    """Whether the nearest come with the scores that `_cosines` gives."""
 
     def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any]) -> None:
         self.digest = digest
@@ -189,11 +211,11 @@ class HostedIndex(ABC):
         self._rarities: dict[tuple[str, str], float] = {}
 
     @abstractmethod
-    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The search for the chunks with the nearest vectors; the filter is inside it."""
+    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        """The search for the chunks with the nearest vectors; the filter is inside it. None when there is nothing to search for."""
 
     @abstractmethod
-    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any]:
+    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any] | None:
         """The search that scores each of these chunks, one at least, by its cosine from the full vectors."""
 
     @abstractmethod
@@ -208,20 +230,32 @@ class HostedIndex(ABC):
         self._open()
         if not query.groups:
             return []
-        limit, deep = (min(many, self._size, self.most) for many in (query.limit, query.limit + SPARE))
-        allowed = [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
-        terms = keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
-        near, keyword = self._run(self._nearest(query, deep, allowed), _having(terms, limit, allowed))
+        limit, terms = min(query.limit, self._size, self.most), keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
+        near, keyword = self._run(*self._lists(query, terms))
         rest = sorted(near.keys() - keyword.keys())
         also = _having(terms, len(rest), [{"ids": {"values": rest}}])
         both = sorted(near.keys() | keyword.keys())
-        exact, others = self._run(self._cosines(query, both) if both else None, also)
+        unscored = sorted(keyword.keys() - near.keys()) if self.exact else both
+        exact, others = self._run(self._cosines(query, unscored) if unscored else None, also)
+        exact = near | exact if self.exact else exact
         if len(exact) < len(both):
             raise IndexingError(f"{self.kind} scored {len(exact)} chunks of {self._name} instead of {len(both)}")
         best = set(sorted(near, key=lambda id: (-exact[id], id))[:limit])
         scores = self._shares(keyword | others, terms)
         cosines = {id: self._cosine(exact[id]) for id in best | keyword.keys()}
         return [Candidate(id, cosines[id], scores.get(id, 0.0), id in best, id in keyword) for id in sorted(cosines)]
+
+    def explain(self, query: Query) -> Request:
+        """The first request of a search."""
+        lists = self._lists(query, keywords.asked(self._analyser.analyze(query.text), query.bigram_weight))
+        why = "a question: what is near, and what has its words"
+        return Request("POST", f"/{self._name}/_msearch", _searches(filter(None, lists)), why)
+
+    def _lists(self, query: Query, terms: Terms) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """The searches for both lists."""
+        limit, deep = (min(many, self._size, self.most) for many in (query.limit, query.limit + SPARE))
+        allowed = [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
+        return self._nearest(query, deep, allowed), _having(terms, limit, allowed)
 
     def chunks(self, ids: Sequence[str]) -> list[Chunk]:
         held = {id: source["chunk"] for id, source in self._sources(list(dict.fromkeys(ids)), ["chunk"])}
@@ -251,8 +285,7 @@ class HostedIndex(ABC):
         asked = [search for search in searches if search is not None]
         if not asked:
             return [{} for _ in searches]
-        body = b"".join(b"{}\n" + packed({**search, "_source": False, "track_total_hits": False}) + b"\n" for search in asked)
-        answers = iter(self._open().lines(f"/{self._name}/_msearch", body)["responses"])
+        answers = iter(self._open().lines(f"/{self._name}/_msearch", _searches(asked))["responses"])
         return [{} if search is None else self._hits(next(answers)) for search in searches]
 
     def _hits(self, answer: Mapping[str, Any]) -> dict[str, float]:
@@ -342,20 +375,9 @@ def _having(terms: Terms, limit: int, allowed: Sequence[Mapping[str, Any]]) -> d
     return {"size": limit, "query": {"bool": {"should": each, "minimum_should_match": 1, "filter": allowed}}}
 
 
-def _lines(chunks: Sequence[Chunk], vectors: Vectors) -> Iterator[bytes]:
-    """Two lines of a bulk request for each chunk, in the order of their ids: equal corpora rank ties alike."""
-    reader = Analyser()
-    for row in sorted(range(len(chunks)), key=lambda row: chunks[row].id):
-        chunk = chunks[row]
-        stems = reader.analyze(chunk.context)
-        document = {
-            "vector": np.ascontiguousarray(vectors[row], np.float32),
-            WORDS: " ".join(stems) or NONE,
-            PAIRS: " ".join(keywords.pairs(stems)) or NONE,
-            "facets": facets.of(chunk),
-            "chunk": asdict(chunk),
-        }
-        yield packed({"create": {"_id": chunk.id}}) + b"\n" + packed(document) + b"\n"
+def _searches(searches: Iterable[Mapping[str, Any]]) -> bytes:
+    """The lines of one request for all of them."""
+    return b"".join(b"{}\n" + packed({**search, "_source": False, "track_total_hits": False}) + b"\n" for search in searches)
 
 
 def _check_writable(name: str, found: Mapping[str, Any]) -> None:

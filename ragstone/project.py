@@ -6,34 +6,32 @@ import hashlib
 import json
 import shutil
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragstone import indexing
 from ragstone import release as releases
 from ragstone import store as stores
-from ragstone.config import AUTO, Settings, override
+from ragstone.config import AUTO, CLIENT, Settings, override
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.errors import Conflict, CorpusError, IndexingError, TrainError
 from ragstone.release import Record, Release, canonical
-from ragstone.show import Advance, Show, Silence
+from ragstone.show import Show, Silence, paced
 from ragstone.store import Store
 
 if TYPE_CHECKING:
     from ragstone.corpus.labelled import Material
     from ragstone.corpus.labels import Labels, Unusable
     from ragstone.corpus.stage import Listing
-    from ragstone.draft import Progress
     from ragstone.embedder import Embedder
     from ragstone.evaluate import Verdict
-    from ragstone.index import Index, Place
     from ragstone.rag import Answer
     from ragstone.retrieve import Calibration, Hit, Retriever
     from ragstone.train import Recipe
+
 
 RAW = "raw"
 
@@ -59,7 +57,7 @@ def stage(settings: Settings, store: Store, show: Show, *, delete: bool = True) 
     from ragstone.corpus import stage as staging
 
     with show.bar("stage") as advance:
-        listing = staging.stage(store, settings.folder / settings.project.source, _paced(advance), delete=delete)
+        listing = staging.stage(store, settings.folder / settings.project.source, paced(advance), delete=delete)
     done = listing.summary
     show.say(f"stage     copied {done.copied}, skipped {done.skipped}, deleted {done.deleted}")
     return listing
@@ -109,26 +107,6 @@ def pull(name: str, show: Show) -> Path:
     return weights.pull(name, show.say)
 
 
-def index(settings: Settings, store: Store, snapshot: str, model: str, show: Show) -> str:
-    """The digest of the index of a snapshot under a model. Only what the index in force does not hold is encoded.
-
-    Chunks and vectors are never held whole, and a run that was killed goes on with the part in which it was.
-    """
-    from ragstone import draft
-    from ragstone import index as indexes
-
-    place = indexes.connect(settings.index)
-    digest = _digest([snapshot, model, *place.identity])
-    if stores.published(store, f"indexes/{digest}"):
-        return digest
-    place.check()
-    with draft.held(settings.work_folder, digest) as folder:
-        if not stores.published(store, f"indexes/{digest}"):  # by a process that was waited for
-            _index(settings, store, draft.Progress(digest, snapshot, model), place, folder, show)
-        draft.remove(folder)
-    return digest
-
-
 def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index: str, show: Show) -> Calibration:
     """The map from raw scores to P(relevant), fitted once for an index and its fusion."""
     from ragstone import calibrate as calibration
@@ -143,7 +121,7 @@ def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index
         return Calibration(tuple(json.loads(store.get(key))["coefficients"]))
     chunks = snapshots.load(store, snapshot).chunks
     own = [question.text for question in pairs.mine(chunks, seed=settings.train.seed).questions]
-    retriever = Retriever.of(_open_index(settings, store, index), embedder, Calibration.default(), weights)
+    retriever = Retriever.of(indexing.open(settings, store, index), embedder, Calibration.default(), weights)
     with show.bar("calibrate"):
         fit = calibration.fit(retriever, own, chunks, threshold=weights.similarity_threshold, groups=groups(settings))
     report = {"answered": fit.answered, "refused": fit.refused, "questions": fit.questions, "foreign": fit.foreign}
@@ -160,7 +138,7 @@ def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: 
     from ragstone.rag import local as rag
     from ragstone.retrieve import weighed
 
-    digest = index(settings, store, snapshot, model, show)
+    digest = indexing.index(settings, store, snapshot, model, show)
     calibration = calibrate(settings, store, snapshot, model, digest, show)
     release = Release(
         snapshot=snapshot,
@@ -317,7 +295,7 @@ def open_retriever(settings: Settings, store: Store, release: Release) -> Retrie
     """The search of a release, as it serves it."""
     from ragstone.retrieve import Calibration, Retriever
 
-    index, model = _open_index(settings, store, release.index), open_model(store, release.model)
+    index, model = indexing.open(settings, store, release.index), open_model(store, release.model)
     return Retriever.of(index, model, Calibration(release.calibration), release.weights)
 
 
@@ -347,8 +325,8 @@ def _try(
 
     work = _work(settings, snapshot, recipe)
     model = incumbent(settings, store, show)
-    here = override(settings, "index", url="local")  # the workers of a trial get it as a folder
-    indexed = index(here, store, snapshot, model, show)
+    here = override(settings, "index", url="local", inference=CLIENT)  # the workers of a trial get it as a folder
+    indexed = indexing.index(here, store, snapshot, model, show)
     in_force = trial.Incumbent(model, stores.fetch(store, f"models/{model}"), stores.fetch(store, f"indexes/{indexed}"))
     start = Base(settings.train.base, stores.fetch(store, f"models/{base(settings, store, show)}"))
     held = trial.Trial(settings, in_force, start, chunks, material, recipe, groups(settings))
@@ -378,36 +356,6 @@ def _was_in_force(settings: Settings, store: Store, model: str) -> bool:
     """Whether the channel ever had a release with this model: if a person took it back since, it stays so."""
     records = releases.history(store, settings.project.channel)
     return any(releases.load(store, record.release).model == model for record in records)
-
-
-def _index(settings: Settings, store: Store, told: Progress, place: Place, folder: Path, show: Show) -> None:
-    """Encode what no index knows into the draft in `folder`, build the index of it and publish it."""
-    from ragstone import draft, encoding, errands
-    from ragstone import train as training
-    from ragstone.corpus import snapshot as snapshots
-    from ragstone.embedder import read_card
-
-    chunks, model = snapshots.chunks(store, told.snapshot), stores.fetch(store, f"models/{told.model}")
-    made, told = draft.Draft(folder, read_card(model).dimensions), replace(told, chunks=len(chunks))
-    mapper = training.mapper(settings.train.url)
-    with closing(encoding.Known(_in_force(settings, store, told.model))) as known, show.bar("encode", len(chunks)) as advance:
-        encoded = encoding.fill(made, chunks, known, partial(mapper.map, errands.passages, [model]), told, advance)
-    with show.bar("index"):
-        target = made.target()
-        place.build(target, told.index, chunks, made.vectors)
-        stores.publish(store, f"indexes/{told.index}", target)
-    show.say(f"index     {len(chunks)} chunks, {encoded} of them encoded, under model {told.model[:12]}")
-
-
-def _in_force(settings: Settings, store: Store, model: str) -> Index | None:
-    """The index in force, if it is one of the same model and can be opened."""
-    record = releases.current(store, settings.project.channel)
-    release = releases.load(store, record.release) if record else None
-    if release is None or release.model != model or not stores.published(store, f"indexes/{release.index}"):
-        return None
-    with suppress(IndexingError):  # an engine that is gone must not keep its documents from being indexed elsewhere
-        return _open_index(settings, store, release.index)
-    return None
 
 
 def _rolled_back(records: Sequence[Record]) -> set[str]:
@@ -446,22 +394,6 @@ def _report(settings: Settings, unusable: Sequence[Unusable], show: Show) -> Non
     if settings.corpus.strict:
         raise TrainError(text, "mend or remove them, or run without --strict to leave them out")
     show.say(f"labels    {text}")
-
-
-def _open_index(settings: Settings, store: Store, digest: str) -> Index:
-    from ragstone import index as indexes
-
-    return indexes.open(stores.fetch(store, f"indexes/{digest}"), digest, settings.index)
-
-
-def _paced(advance: Advance) -> Callable[[int, int], None]:
-    """Reports bytes to a bar, with how fast they were done."""
-    began = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        advance(done, total, f"{done / 1e6 / max(time.monotonic() - began, 0.001):.1f} MB/s")
-
-    return report
 
 
 def groups(settings: Settings) -> tuple[str, ...]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+UNMADE: NDArray[np.float32] = np.empty(0, np.float32)
+"""The vector of a question that an engine makes."""
+
 BIGRAM_WEIGHT = 0.2
 """It lifted questions in a corpus' own phrases by .02 nDCG@10."""
 

@@ -153,8 +153,18 @@ def rollback(store: Store, channel: str) -> Record:
     return promote(store, channel, earlier[-1].release, after=records[-1].number, returns_to=earlier[-1].number)
 
 
+def reachable(store: Store, back: int | None = None) -> set[str]:
+    """The releases in force on any channel, and those that `rollback` could put back in force: all, or so many before the current one."""
+    channels = {stat.key.split("/")[1] for stat in store.list("channels/")}
+    found: set[str] = set()
+    for channel in channels:
+        latest = list(dict.fromkeys(record.release for record in reversed(_standing(history(store, channel)))))
+        found.update(latest if back is None else latest[: back + 1])
+    return found
+
+
 def _standing(records: list[Record]) -> list[Record]:
-    """The promotions that no rollback took back, oldest first."""
+    """The promotions that no rollback took back, oldest first; the last is of the release in force."""
     standing: list[Record] = []
     for record in records:
         if record.returns_to is None:

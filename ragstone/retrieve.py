@@ -16,7 +16,7 @@ from ragstone.config import Retrieve
 from ragstone.corpus import Chunk
 from ragstone.embedder import Embedder
 from ragstone.errors import IndexingError
-from ragstone.index import BIGRAM_WEIGHT, Candidate, Index, Query
+from ragstone.index import BIGRAM_WEIGHT, UNMADE, Candidate, Index, Query
 
 NO_FILTER: Mapping[str, str] = MappingProxyType({})
 
@@ -119,8 +119,8 @@ class Retriever:
 
     def search(self, question: str, groups: tuple[str, ...], limit: int, filter: Mapping[str, str] = NO_FILTER) -> list[Hit]:
         """At most `limit` hits that the groups may see, best first by `fused`; equal texts are one hit. No threshold is applied."""
-        vector, deep = self.embedder.queries([question])[0], max(limit, self.candidates)
-        query = Query(question, vector, groups, deep, filter, self.bigram_weight)
+        vector = UNMADE if self.index.encodes else self.embedder.queries([question])[0]
+        query = Query(question, vector, groups, max(limit, self.candidates), filter, self.bigram_weight)
         found = self._distinct(fuse(self.index.search(query), self.dense_weight), max(limit, READ) if limit else 0)
         asked = phrasing.features(question, [chunk.context for chunk, _, _ in found[:READ]])
         best = max((fused for _, _, fused in found), default=0.0)

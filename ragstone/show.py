@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Protocol
@@ -25,6 +26,16 @@ class Show(Protocol):
 
     def bar(self, label: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """A bar over `total` units while the work inside runs."""
+
+
+def paced(advance: Advance) -> Callable[[int, int], None]:
+    """Reports bytes to a bar, with how fast they were done."""
+    began = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        advance(done, total, f"{done / 1e6 / max(time.monotonic() - began, 0.001):.1f} MB/s")
+
+    return report
 
 
 class Silence:

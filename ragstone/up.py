@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ragstone import access, project
 from ragstone.children import Kept, interruptible, spawn, stop
-from ragstone.config import Settings
+from ragstone.config import ENGINE, Settings
 from ragstone.errors import AccessError, ConfigError, RagstoneError
 from ragstone.show import Show
 from ragstone.store import Store
@@ -30,10 +30,14 @@ def up(settings: Settings, store: Store, show: Show) -> None:
     began = time.monotonic()
     for section, host, port in (("api", settings.api.host, settings.api.port), ("edge", settings.edge.host, settings.edge.port)):
         _must_be_free(section, host, port)
-    release = project.build(settings, store, show)
+    asked = settings.index.inference == ENGINE
+    release = None if asked else project.build(settings, store, show)
     token = local_key(settings, store)
     with interruptible(), _running(settings, show) as kept:
-        _wait_ready(settings, kept)
+        if release is None:  # the engine asks this origin for vectors while the index is made
+            _wait(settings, kept, "healthz")
+            release = project.build(settings, store, show)
+        _wait(settings, kept, "readyz")
         show.say(f"ready after {time.monotonic() - began:.0f} s: {settings.project.channel} is {release.id}\n")
         show.say(_greeting(settings, token))
         _tend(settings, kept, show)
@@ -89,9 +93,10 @@ def _running(settings: Settings, show: Show) -> Iterator[tuple[Kept, Kept]]:
         origin.stop()
 
 
-def _wait_ready(settings: Settings, kept: tuple[Kept, Kept]) -> None:
+def _wait(settings: Settings, kept: tuple[Kept, Kept], route: str) -> None:
+    """Until both answer there."""
     until = time.monotonic() + START
-    urls = (f"http://{settings.api.host}:{settings.api.port}/readyz", f"http://{settings.edge.host}:{settings.edge.port}/readyz")
+    urls = (f"http://{settings.api.host}:{settings.api.port}/{route}", f"http://{settings.edge.host}:{settings.edge.port}/{route}")
     for child, url in zip(kept, urls, strict=True):
         while not _answers(url):
             died = child.process is not None and child.process.poll() is not None

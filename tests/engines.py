@@ -1,7 +1,8 @@
 """A real OpenSearch node on loopback, from Maven Central, without a container: `python -m tests.engines` runs the tests that need one.
 
-The node is one process of a user who is not root, with the k-NN plugin and 512 MiB of heap; it is stopped by its pid. What was
-downloaded is kept between runs (RAGSTONE_ENGINES). Without Maven or Java there is no node, and the reason is told.
+The node is one process of a user who is not root, with 512 MiB of heap and the plugins for vectors and for models that others serve; it
+is stopped by its pid. What was downloaded is kept between runs (RAGSTONE_ENGINES). Without Maven or Java there is no node, and the reason
+is told.
 
     python -m tests.engines          start it, run the tests, stop it
     python -m tests.engines up       start it and print its URL
@@ -29,14 +30,30 @@ import urllib3
 from ragstone import config
 
 VERSION = "3.6.0"
-"""The newest of which Maven Central has the node and the k-NN plugin."""
+"""The newest of which Maven Central has the node and the plugins."""
 
 JAVA = 21
 """The oldest Java that it runs on."""
 
 MAVEN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 NODE = f"org.opensearch.distribution.integ-test-zip:opensearch:{VERSION}:zip"
-KNN = f"org.opensearch.plugin:opensearch-knn:{VERSION}.0:zip"
+PLUGINS = {
+    "opensearch-job-scheduler": "opensearch-job-scheduler",
+    "opensearch-knn": "opensearch-knn",
+    "opensearch-ml": "opensearch-ml-plugin",
+    "opensearch-neural-search": "neural-search",
+}
+"""What each calls itself, and what Maven Central calls it; each needs some of those before it."""
+
+MODELS = {
+    "plugins.ml_commons.only_run_on_ml_node": "false",
+    "plugins.ml_commons.native_memory_threshold": "100",
+    "plugins.ml_commons.jvm_heap_memory_threshold": "100",
+    "plugins.ml_commons.disk_free_space_threshold": "-1",
+    "plugins.ml_commons.connector.private_ip_enabled": "true",
+    "plugins.ml_commons.trusted_connector_endpoints_regex": r"^http://127\.0\.0\.1:.*$",
+}
+"""What lets the node ask a model on this machine: its circuit breakers watch a machine that others use too."""
 
 HEAP = "512m"
 START = 90
@@ -45,7 +62,13 @@ START = 90
 URL = "RAGSTONE_TEST_OPENSEARCH"
 """Names the node for the tests that need one."""
 
-TESTS = ("tests/conformance/test_index.py", "tests/conformance/test_hosted.py", "tests/test_opensearch.py")
+TESTS = (
+    "tests/conformance/test_index.py",
+    "tests/conformance/test_hosted.py",
+    "tests/test_opensearch.py",
+    "tests/test_inference.py",
+    "tests/test_up.py::test_an_engine_that_asks_for_vectors_finds_the_origin_up",
+)
 
 
 class Missing(Exception):
@@ -93,17 +116,20 @@ def _folder() -> Path:
 
 
 def _home() -> Path:
-    """The unpacked node with its plugin, downloaded first when it is not there."""
-    home = _folder() / f"opensearch-{VERSION}"
-    if (home / "ready").exists():
-        return home
+    """The unpacked node with its plugins, downloaded first when it is not there."""
+    home, parts = _folder() / f"opensearch-{VERSION}", "\n".join(PLUGINS)
+    with suppress(OSError):
+        if (home / "ready").read_text() == parts:
+            return home
+    down()
     shutil.rmtree(home, ignore_errors=True)
     home.parent.mkdir(parents=True, exist_ok=True)
     _unpack(_download(NODE, home.parent), home.parent)
-    _unpack(_download(KNN, home.parent), home / "plugins" / "opensearch-knn")
+    for name, artifact in PLUGINS.items():
+        _unpack(_download(f"org.opensearch.plugin:{artifact}:{VERSION}.0:zip", home.parent), home / "plugins" / name)
     for program in (home / "bin").iterdir():
         program.chmod(0o755)  # Python's zipfile drops the bit
-    (home / "ready").touch()
+    (home / "ready").write_text(parts)
     return home
 
 
@@ -149,6 +175,7 @@ def _start(home: Path, java: Path, port: int) -> None:
         "transport.port": _free_port(),
         "discovery.type": "single-node",
         "cluster.routing.allocation.disk.threshold_enabled": "false",
+        **MODELS,
     }
     command = [str(home / "bin" / "opensearch"), "-p", str(home / "pid"), *(f"-E{name}={value}" for name, value in settings.items())]
     environment = {

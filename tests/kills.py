@@ -20,7 +20,7 @@ KILL = """
 import os, signal, sys
 from contextlib import contextmanager
 from pathlib import Path
-from ragstone import config, project, store
+from ragstone import config, indexing, project, store
 from ragstone.show import Silence
 
 class Killer(Silence):
@@ -34,7 +34,7 @@ class Killer(Silence):
         yield advance
 
 settings = config.load(Path(sys.argv[1]), {})
-project.index(settings, store.connect(settings.store_url), sys.argv[2], sys.argv[3], Killer())
+indexing.index(settings, store.connect(settings.store_url), sys.argv[2], sys.argv[3], Killer())
 """
 
 

@@ -63,7 +63,7 @@ def running(answers: dict[str, Any]) -> Iterator[Node]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_POST = do_PUT = do_GET
+        do_POST = do_PUT = do_DELETE = do_GET
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -19,7 +19,9 @@ import numpy as np
 import openai
 import pytest
 
-from ragstone import access, config, release, store
+from ragstone import access, config, project, release, store
+from ragstone.corpus import snapshot, views
+from ragstone.show import Silence
 from tests.origins import Origin, Reply, Site, running, site, until
 from tests.speaker import Speaker, speaking
 
@@ -344,6 +346,39 @@ def test_embeddings_are_the_release_s_own(origin: Origin) -> None:
     assert found.usage.prompt_tokens == found.usage.total_tokens > 5
 
 
+def embedded(origin: Origin, model: str, texts: list[str], kind: str) -> np.ndarray[Any, Any]:
+    reply = origin.request("POST", "/v1/embeddings", {"model": model, "input": texts, "ragstone": {"input_type": kind}})
+    assert reply.status == 200, reply.json
+    return np.array([one["embedding"] for one in reply.json["data"]], np.float32)
+
+
+def test_a_chunk_is_embedded_as_an_index_has_it(origin: Origin) -> None:
+    chunks = snapshot.load(origin.site.store, release.load(origin.site.store, origin.release).snapshot).chunks
+    long = replace(chunks[0], text=f'A "quoted" \\ text.\n{chunks[0].text} ' * 20)
+    expected = project.open_model(origin.site.store, release.load(origin.site.store, origin.release).model).passages([views.views(long)])
+    assert len(views.views(long)) > 1
+    np.testing.assert_array_equal(embedded(origin, "production", [views.passage(long)], "chunk"), expected)
+
+
+def test_a_model_can_be_asked_by_its_digest(origin: Origin) -> None:
+    digest = release.load(origin.site.store, origin.release).model
+    for kind in ("query", "document"):
+        by_digest = embedded(origin, f"models/{digest}", [PRIMED], kind)
+        np.testing.assert_array_equal(by_digest, embedded(origin, "production", [PRIMED], kind))
+    for unknown in ("models/", f"models/{digest[:-1]}", "models/" + "0" * 64, "models/../releases"):
+        asked = {"model": unknown, "input": "x"}
+        assert refusal(origin.request("POST", "/v1/embeddings", asked)) == (404, "model_not_found", "model")
+
+
+def test_models_by_digest_are_served_before_the_first_release(tmp_path: Path) -> None:
+    settings = config.load(tmp_path, {})
+    empty = Site(settings, store.connect(settings.store_url))
+    digest = project.incumbent(empty.settings, empty.store, Silence())
+    with running(empty, ready=False) as early:
+        until(lambda: early.request("POST", "/v1/embeddings", {"model": f"models/{digest}", "input": "pump"}).status == 200)
+        assert early.request("POST", "/v1/embeddings", {"model": "production", "input": "pump"}).status == 503
+
+
 def test_shortened_embeddings_have_length_one_again(origin: Origin) -> None:
     found = origin.client.embeddings.create(model="production", input="Prime the feed pump.", dimensions=64)
     assert len(found.data[0].embedding) == 64
@@ -354,7 +389,8 @@ def test_shortened_embeddings_have_length_one_again(origin: Origin) -> None:
     ("fields", "param"),
     [({"input": []}, "input"), ({"input": ""}, "input"), ({"input": [[1, 2]]}, "input"), ({"input": ["a"] * 2049}, "input"),
      ({"dimensions": 385}, "dimensions"), ({"dimensions": 0}, "dimensions"), ({"encoding_format": "int8"}, "encoding_format"),
-     ({"ragstone": {"input_type": "poem"}}, "ragstone.input_type"), ({"model": "nobody"}, "model")],
+     ({"ragstone": {"input_type": "poem"}}, "ragstone.input_type"),
+     ({"ragstone": {"input_type": "chunk"}}, "input"), ({"model": "nobody"}, "model")],
 )  # fmt: skip
 def test_embeddings_that_can_t_be_made_are_refused_by_name(origin: Origin, fields: dict[str, Any], param: str) -> None:
     reply = origin.request("POST", "/v1/embeddings", {"model": "production", "input": "pump", **fields})

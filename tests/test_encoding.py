@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ragstone import draft, embedder, encoding, project, store
+from ragstone import draft, embedder, encoding, indexing, project, store
 from ragstone.config import Settings
 from ragstone.corpus import Chunk
 from ragstone.corpus.snapshot import chunks as read_chunks
@@ -112,7 +112,7 @@ def corpus(tmp_path: Path) -> tuple[Settings, Store, str, str]:
 def indexed(settings: Settings, at: Store, snapshot: str, model: str) -> tuple[str, int]:
     """The digest of the index, and how many chunks were encoded for it."""
     said = Lines()
-    digest = project.index(settings, at, snapshot, model, said)
+    digest = indexing.index(settings, at, snapshot, model, said)
     (told,) = [re.search(r"(\d+) of them encoded", line) for line in said.lines]
     assert told
     return digest, int(told[1])

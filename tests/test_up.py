@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import openai
 import psutil
 import pytest
+
+from tests import engines
 
 ROOT = Path(__file__).parent.parent
 QUESTION = "How long is the feed pump primed before it is started?"
@@ -27,7 +30,7 @@ def free_port() -> int:
 class Running:
     """A started `ragstone up`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: str = "") -> None:
         self.folder = folder
         self.port, self.origin_port = free_port(), free_port()
         self.environment = {
@@ -37,6 +40,13 @@ class Running:
             "RAGSTONE_API_PORT": str(self.origin_port),
             "RAGSTONE_EDGE_RELEASE_CHECK": "0.2",
         }
+        if engine:
+            self.environment |= {
+                "RAGSTONE_INDEX_URL": engine,
+                "RAGSTONE_INDEX_INFERENCE": "engine",
+                "RAGSTONE_INDEX_EMBEDDINGS": f"http://127.0.0.1:{self.origin_port}/v1/embeddings",
+                "RAGSTONE_INDEX_EMBEDDINGS_KEY": self.ragstone("keys", "create", "--tenant", "engine"),
+            }
         self.log = folder / "up.log"
         with self.log.open("wb") as output:
             command = [sys.executable, "-m", "ragstone", "up", "docs", "--minutes", "0"]
@@ -113,6 +123,16 @@ def test_a_folder_answers_with_citations_through_the_official_client(running: Ru
         model="production", messages=[{"role": "user", "content": QUESTION}], max_tokens=48, stream=True
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == text
+
+
+@pytest.mark.slow
+def test_an_engine_that_asks_for_vectors_finds_the_origin_up(tmp_path: Path, manuals: Path) -> None:
+    running = Running(tmp_path, engines.url(f"test-{uuid4().hex}"))
+    try:
+        running.wait(running.ready, 240)
+        assert "ninety seconds" in (running.ask()[0].choices[0].message.content or "")
+    finally:
+        running.stop()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragstone.corpus import Chunk
-from ragstone.corpus.views import STEP, WINDOW, views
+from ragstone.corpus.views import STEP, WINDOW, of_passage, passage, views
 from ragstone.embedder import Embedder
 from tests.tiny import tiny
 from tests.topics import topics
@@ -64,6 +64,18 @@ def test_a_passage_is_half_its_whole_and_half_its_windows(model: Embedder) -> No
     expected = whole + mean / np.linalg.norm(mean)
     assert len(windows) > 1
     np.testing.assert_allclose(model.passages([seen])[0], expected / np.linalg.norm(expected), rtol=1e-5, atol=1e-6)
+
+
+@given(st.text(), st.text(min_size=1))
+def test_a_chunk_sent_as_one_text_has_the_same_views_whatever_stands_in_it(title: str, text: str) -> None:
+    one = chunk(text * 30, title)
+    assert of_passage(passage(one)) == views(one)
+
+
+@pytest.mark.parametrize("text", ["Prime the pump.", '"text"', '["head"]', '["head", 7]', '["head", ""]', '{"head": "text"}'])
+def test_a_text_that_is_no_passage_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        of_passage(text)
 
 
 def test_passages_are_unit_vectors_that_do_not_depend_on_their_neighbours(model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:

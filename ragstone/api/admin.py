@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,15 @@ from ragstone import telemetry
 from ragstone.api import body
 from ragstone.api.call import authorise, confirmed, origin, validators
 from ragstone.api.releases import NotReady, unknown
+from ragstone.corpus import views
+from ragstone.embedder import Embedder
 from ragstone.errors import RequestError
 from ragstone.index import Vectors
 from ragstone.release import canonical
 from ragstone.retrieve import Hit
+
+BY_DIGEST = "models/"
+"""What a `model` begins with that is no release, but an embedding model by its digest: an index of it may still be in the making."""
 
 
 async def retrieve(request: Request) -> Response:
@@ -39,22 +46,20 @@ async def retrieve(request: Request) -> Response:
 
 
 async def embeddings(request: Request) -> Response:
-    """Unit vectors of the release's own embedding model; cut to `dimensions` they are scaled to length 1 again."""
+    """Unit vectors of an embedding model: a release's own, or one by digest; cut to `dimensions` they are scaled to length 1 again."""
     authorise(request)
     asked = body.embeddings(await body.read(request, origin(request).limit))
-    async with origin(request).releases.use(asked.model) as opened:
-        embedder = opened.embedder
+    async with _embedder(request, asked.model) as (embedder, headers):
         if asked.dimensions and asked.dimensions > embedder.dimensions:
             raise RequestError(f"dimensions is {asked.dimensions}; the model has {embedder.dimensions}", "dimensions")
-        encode = embedder.queries if asked.query else embedder.documents
-        vectors = await origin(request).compute(lambda: _shortened(encode(asked.texts), asked.dimensions))
-        tokens = await origin(request).compute(lambda: sum(map(embedder.tokens, asked.texts)))
+        vectors = await origin(request).encode(lambda: _shortened(_encoded(embedder, asked), asked.dimensions))
+        tokens = await origin(request).encode(lambda: sum(map(embedder.tokens, asked.texts)))
     data = [
         {"object": "embedding", "index": number, "embedding": _base64(vector) if asked.base64 else vector.tolist()}
         for number, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return JSONResponse({"object": "list", "data": data, "model": asked.model, "usage": usage}, headers=validators(opened))
+    return JSONResponse({"object": "list", "data": data, "model": asked.model, "usage": usage}, headers=headers)
 
 
 async def models(request: Request) -> Response:
@@ -108,6 +113,29 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     return Response(telemetry.exposition(), media_type=None, headers={"content-type": telemetry.CONTENT_TYPE})
+
+
+@asynccontextmanager
+async def _embedder(request: Request, name: str) -> AsyncIterator[tuple[Embedder, dict[str, str]]]:
+    """The embedding model of a release, or the one that `models/<digest>` names, and the headers of an answer that rests on it."""
+    releases = origin(request).releases
+    if name.startswith(BY_DIGEST):
+        async with releases.model(name.removeprefix(BY_DIGEST)) as embedder:
+            yield embedder, {}
+    else:
+        async with releases.use(name) as opened:
+            yield opened.embedder, validators(opened)
+
+
+def _encoded(embedder: Embedder, asked: body.Embeddings) -> Vectors:
+    if asked.kind == "query":
+        return embedder.queries(asked.texts)
+    if asked.kind == "document":
+        return embedder.documents(asked.texts)
+    try:
+        return embedder.passages([views.of_passage(text) for text in asked.texts])
+    except ValueError as error:
+        raise RequestError("input of the type chunk must be JSON of two texts: title with headings, and the text", "input") from error
 
 
 def _hit(rank: int, hit: Hit, threshold: float) -> dict[str, Any]:

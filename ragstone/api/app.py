@@ -36,7 +36,7 @@ from ragstone.listen import listen
 from ragstone.store import Store
 
 THREADS = 8
-"""Retrievals and encodings at the same time, at most: twice the cores, for they also wait for files."""
+"""Retrievals at the same time, at most, and as many encodings: twice the cores, for they also wait for files."""
 ID = re.compile(r"[\w.:-]{1,64}")
 
 access_log = logging.getLogger("ragstone.access")
@@ -64,8 +64,8 @@ def create(store: Store, settings: Settings) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         verifier = Verifier()
         releases = Releases(store, settings, verifier)
-        threads = anyio.CapacityLimiter(min(THREADS, 2 * (os.cpu_count() or 1)))
-        app.state.origin = Origin(store, settings, verifier, releases, threads)
+        threads, encoders = (anyio.CapacityLimiter(min(THREADS, 2 * (os.cpu_count() or 1))) for _ in range(2))
+        app.state.origin = Origin(store, settings, verifier, releases, threads, encoders)
         following = asyncio.create_task(releases.follow())
         try:
             yield

@@ -17,6 +17,7 @@ from ragstone.wire import Message, Sampling
 TOP_K = 50
 INPUTS = 2048
 """Texts in one embeddings request, as with OpenAI."""
+KINDS = ("document", "query", "chunk")
 UNSERVED: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
     "tools": ([],),
@@ -84,13 +85,14 @@ class Retrieve:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """A `POST /v1/embeddings`. `query` embeds the texts as questions, else as passages."""
+    """A `POST /v1/embeddings`."""
 
     model: str
     texts: tuple[str, ...]
     base64: bool
     dimensions: int | None
-    query: bool
+    kind: str
+    """What the texts are: a `document`, a `query`, or a `chunk` as an index has it (`views.passage`)."""
 
 
 async def read(request: Request, limit: int) -> Fields:
@@ -208,10 +210,10 @@ def embeddings(fields: Fields) -> Embeddings:
         raise fields.wrong("encoding_format", "float or base64")
     own = fields.object("ragstone")
     own.only("input_type")
-    kind = own.values.get("input_type", "document")
-    if kind not in ("document", "query"):
-        raise own.wrong("input_type", "document or query")
-    return Embeddings(fields.text("model"), tuple(texts), encoding == "base64", fields.whole("dimensions", 1, 1 << 16), kind == "query")
+    kind = own.values.get("input_type", KINDS[0])
+    if kind not in KINDS:
+        raise own.wrong("input_type", f"{', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    return Embeddings(fields.text("model"), tuple(texts), encoding == "base64", fields.whole("dimensions", 1, 1 << 16), kind)
 
 
 def _as_float(value: object) -> object:

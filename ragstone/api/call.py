@@ -36,10 +36,16 @@ class Origin:
     verifier: Verifier
     releases: Releases
     threads: anyio.CapacityLimiter
+    encoders: anyio.CapacityLimiter
+    """Threads of their own: an engine that encodes questions asks for their vectors while the searches wait that hold the others."""
 
     async def compute(self, work: Callable[[], T]) -> T:
         """The work's result, from a thread: retrieval and encoding keep a core busy for milliseconds, and only so many at a time."""
         return await run_sync(work, limiter=self.threads)
+
+    async def encode(self, work: Callable[[], T]) -> T:
+        """The same for the embeddings that others asked for."""
+        return await run_sync(work, limiter=self.encoders)
 
     @property
     def limit(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 import traceback
 from collections import OrderedDict
@@ -40,12 +41,13 @@ KEYS = 3.0
 LONGEST = 30.0
 """Seconds at most until a release that did not open is tried again."""
 OTHERS = 2
-"""Releases kept open that are not in force on the channel."""
+"""Releases kept open that are not in force on the channel, and models that were asked for by digest."""
 NAMES = 2.0
 """Seconds for which another channel's release is remembered."""
 
 log = logging.getLogger("ragstone.api")
 T = TypeVar("T")
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class NotReady(RagstoneError):
@@ -128,6 +130,8 @@ class Releases:
         self.pointer = Pointer()
         self._current: Lease | None = None
         self._others: OrderedDict[str, Lease] = OrderedDict()
+        self._models: OrderedDict[str, None] = OrderedDict()
+        """Models that were asked for by their digest."""
         self._opening = asyncio.Lock()
         self._parts = Parts()
         self._names: dict[str, tuple[float, str]] = {}
@@ -178,12 +182,40 @@ class Releases:
             lease.users -= 1
             self._close_if_done(lease)
 
+    @asynccontextmanager
+    async def model(self, digest: str) -> AsyncIterator[Embedder]:
+        """An embedding model by its digest, held until the block is left and, like other releases, kept a while. It needs no release.
+
+        Raises `RequestError` (model_not_found) for one that the store does not have.
+        """
+        key = f"models/{digest}"
+        if not DIGEST.fullmatch(digest) or not await asyncio.to_thread(stores.published, self.store, key):
+            raise unknown(key)
+        load = partial(asyncio.to_thread, _model, self.store, digest)
+        embedder = await self._parts.take(key, load)
+        try:
+            await self._keep(key, load)
+            yield embedder
+        finally:
+            await self._parts.give_back(key)
+
     async def close(self) -> None:
         """Close all releases. No request may be under way."""
+        while self._models:
+            await self._parts.give_back(self._models.popitem()[0])
         for lease in [*self._others.values(), *([self._current] if self._current else [])]:
             self._retire(lease)
         while self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def _keep(self, key: str, load: Callable[[], Awaitable[Embedder]]) -> None:
+        """Hold a model beyond the request that asked for it."""
+        if key not in self._models:
+            self._models[key] = None
+            await self._parts.take(key, load)
+        self._models.move_to_end(key)
+        if len(self._models) > OTHERS:
+            await self._parts.give_back(self._models.popitem(last=False)[0])
 
     async def _put_in_force(self, record: Record) -> None:
         began = time.monotonic()

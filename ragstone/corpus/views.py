@@ -6,6 +6,8 @@ tokens where a model stops reading. `Embedder.passages` makes one vector of all 
 
 from __future__ import annotations
 
+import json
+
 from ragstone.corpus import Chunk
 from ragstone.corpus.chunk import WORD
 
@@ -20,9 +22,38 @@ def views(chunk: Chunk) -> list[str]:
     >>> [(view.split()[0], view.split()[1], view.split()[-1]) for view in views(long)]
     [('Pump', '0', '99'), ('Pump', '0', '59'), ('Pump', '40', '99')]
     """
-    spans = [match.span() for match in WORD.finditer(chunk.text)]
+    return _views(_head(chunk), chunk.text)
+
+
+def passage(chunk: Chunk) -> str:
+    """The chunk as one text, for an engine that asks for its vector: `of_passage` makes the same views of it.
+
+    >>> passage(Chunk("", "", "Pump", (), 0, 0, "Prime it."))
+    '["Pump\\\\n", "Prime it."]'
+    """
+    return json.dumps([_head(chunk), chunk.text], ensure_ascii=False)
+
+
+def of_passage(passage: str) -> list[str]:
+    """The views of the chunk that `passage` was made of. Raises `ValueError` on any other text.
+
+    >>> of_passage('["Pump\\\\n", "Prime it."]')
+    ['Pump\\nPrime it.']
+    """
+    parts = json.loads(passage)
+    if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts) or not parts[1]:
+        raise ValueError("not a title with headings, and a text")
+    return _views(*parts)
+
+
+def _head(chunk: Chunk) -> str:
+    """What stands above the text in the chunk's context."""
+    return chunk.context.removesuffix(chunk.text)
+
+
+def _views(head: str, text: str) -> list[str]:
+    spans = [match.span() for match in WORD.finditer(text)]
     if len(spans) <= WINDOW:
-        return [chunk.context]
-    head = chunk.context.removesuffix(chunk.text)
+        return [head + text]
     starts = range(0, len(spans) - (WINDOW - STEP), STEP)
-    return [chunk.context, *(head + chunk.text[spans[at][0] : spans[min(at + WINDOW, len(spans)) - 1][1]] for at in starts)]
+    return [head + text, *(head + text[spans[at][0] : spans[min(at + WINDOW, len(spans)) - 1][1]] for at in starts)]

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ragstone.config import Settings
-from ragstone.connect import connector
+from ragstone.connect import connector, scheme
+from ragstone.errors import ConfigError
 
 CACHE = "x-ragstone-cache"
 """The header that says where an answer came from: `hit`, `revalidated`, `miss` or `bypass`."""
@@ -31,3 +32,20 @@ def run(settings: Settings, started: Callable[[str], None] | None = None) -> Non
     """Run the edge that `edge.url` names."""
     edge: Edge = connector("edge", settings.edge.url)
     edge.run(settings, started)
+
+
+def address(url: str, to: str | None = None) -> str:
+    """The edge's URL with what a command line says over it.
+
+    >>> address("cloudflare://api.example.com", "cloudflare"), address("local", "cloudflare")
+    ('cloudflare://api.example.com', 'cloudflare')
+    """
+    return url if to is None or to == scheme(url) else to
+
+
+def deploy(settings: Settings, *, dry_run: bool = False) -> None:
+    """Put the edge that `edge.url` names where it runs; with `dry_run`, only check that it could be. Raises `ConfigError`."""
+    module = connector("edge", settings.edge.url)
+    if not hasattr(module, "deploy"):
+        raise ConfigError(f"the edge {settings.edge.url!r} runs where it is started: there is nothing to deploy", "ragstone edge")
+    module.deploy(settings, dry_run=dry_run)

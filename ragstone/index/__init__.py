@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,8 +17,10 @@ from ragstone.connect import connector
 from ragstone.corpus import Chunk
 from ragstone.corpus.snapshot import Chunks
 from ragstone.embedder import Vectors as Vectors
-from ragstone.errors import IndexingError
+from ragstone.errors import ConfigError, IndexingError
+from ragstone.inference import Model as Model
 from ragstone.query import BIGRAM_WEIGHT as BIGRAM_WEIGHT
+from ragstone.query import UNMADE as UNMADE
 from ragstone.query import Candidate as Candidate
 from ragstone.query import Query as Query
 
@@ -30,6 +32,8 @@ class Index(Protocol):
     """An opened index: immutable, safe to search from several threads. `tests/conformance/test_index.py` is the contract."""
 
     digest: str
+    encodes: bool
+    """Whether it makes the vector of a question itself: that of a query is not read, and may be `UNMADE`."""
 
     def __len__(self) -> int:
         """How many chunks it holds."""
@@ -68,10 +72,36 @@ class Place(Protocol):
     def point(self, folder: Path, channel: str) -> None:
         """Let the channel's name stand for this index where people outside look at it; nothing in Ragstone reads it."""
 
+    def remove(self, name: str) -> None:
+        """The end of the index of this name outside the store; no error when there is none."""
+
+
+@runtime_checkable
+class Encoding(Place, Protocol):
+    """A place whose engine makes the vectors of chunks and questions itself, by Ragstone's `/v1/embeddings`."""
+
+    def prepare(self, model: Model) -> None:
+        """Let the engine know the model and today's key. Raises `IndexingError` when it gets no vectors of it, before any work."""
+
+    def ingest(
+        self,
+        folder: Path,
+        digest: str,
+        chunks: Sequence[Chunk],
+        known: Mapping[str, NDArray[np.float32]],
+        model: Model,
+        progress: Callable[[int], None],
+    ) -> None:
+        """As `build`; the engine makes the vectors that are not `known`, by chunk id. `progress` is told how many chunks are sent."""
+
 
 def connect(settings: config.Index) -> Place:
-    """The place that `index.url` names."""
+    """The place that `index.url` names. Raises `ConfigError` when it can't make vectors and `index.inference` says that it does."""
+    if settings.inference not in (config.CLIENT, config.ENGINE):
+        raise ConfigError(f"index.inference = {settings.inference!r} is neither {config.CLIENT} nor {config.ENGINE}")
     place: Place = connector("index", settings.url).connect(settings)
+    if settings.inference == config.ENGINE and not isinstance(place, Encoding):
+        raise ConfigError(f"index.inference = {config.ENGINE!r} needs an engine; index.url = {settings.url!r} is none that makes vectors")
     return place
 
 
@@ -80,10 +110,24 @@ def place(folder: Path, settings: config.Index) -> Place:
 
     Credentials go to the address that the settings name, and to no other.
     """
-    url = address.url(folder) or "local"
+    return _at(address.url(folder) or "local", settings)
+
+
+def remove(note: Mapping[str, str], settings: config.Index) -> None:
+    """The end of what a `PLACE` file names, outside the store. Raises `IndexingError`."""
+    _at(note["url"], settings).remove(note["index"])
+
+
+def _at(url: str, settings: config.Index) -> Place:
     if urlsplit(url)[:3] == urlsplit(settings.url)[:3]:
         return connect(settings)
     return connect(config.Index(url=url))
+
+
+def explain(settings: config.Index, digest: str, chunks: int, model: Model) -> list[str]:
+    """What building the index would send elsewhere, request by request, for a person to read; nothing is sent."""
+    told = getattr(connect(settings), "explain", None)
+    return list(told(digest, chunks, model)) if told else [f"# index.url = {settings.url!r} calls no service"]
 
 
 def open(folder: Path, digest: str, settings: config.Index) -> Index:
@@ -96,16 +140,22 @@ def check(chunks: Sequence[Chunk], vectors: Vectors) -> NDArray[np.bytes_]:
 
     Raises `IndexingError`, naming the chunk, when these can't be indexed: none, not as many vectors, a broken one, one id twice.
     """
-    if not chunks:
-        raise IndexingError("there are no chunks to index", "ragstone stage <folder>")
+    ids = check_chunks(chunks)
     if vectors.ndim != 2 or len(vectors) != len(chunks):
         raise IndexingError(f"{len(chunks)} chunks need as many vectors, not an array of shape {vectors.shape}")
-    ids = chunks.ids if isinstance(chunks, Chunks) else np.array([chunk.id.encode() for chunk in chunks])
     for start, rows in slabs(vectors, np.arange(len(ids))):
         broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(broken):
             id = ids[start + broken[0]].decode()
             raise IndexingError(f"the vector of chunk {id!r} is not finite: the model is broken", "ragstone train")
+    return ids
+
+
+def check_chunks(chunks: Sequence[Chunk]) -> NDArray[np.bytes_]:
+    """The same for chunks that have no vectors yet."""
+    if not chunks:
+        raise IndexingError("there are no chunks to index", "ragstone stage <folder>")
+    ids = chunks.ids if isinstance(chunks, Chunks) else np.array([chunk.id.encode() for chunk in chunks])
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < len(ids):
         raise IndexingError(f"chunk {unique[counts > 1][0].decode()!r} is there twice")

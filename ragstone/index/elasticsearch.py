@@ -18,7 +18,7 @@ from ragstone.cluster import Cluster
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
-from ragstone.hosted import FORMAT, MOST, Hosted, HostedIndex
+from ragstone.hosted import BLOCKS, FORMAT, HEALTH, MOST, Hosted, HostedIndex
 from ragstone.index import Query, check
 
 OLDEST = (8, 18)
@@ -49,6 +49,7 @@ class Elasticsearch(Hosted):
     """A place of indexes: a cluster, and what their names begin with."""
 
     kind = "Elasticsearch"
+    checks = (VERSIONS, HEALTH, BLOCKS)
 
     def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options) -> None:
         super().__init__(cluster, prefix, url)

@@ -88,6 +88,9 @@ class Folders:
     def point(self, folder: Path, channel: str) -> None:
         """The store's channel is the only name."""
 
+    def remove(self, name: str) -> None:
+        """There is nothing outside the store."""
+
 
 def connect(settings: config.Index) -> Folders:
     """The place of `index.url = "local"`."""
@@ -123,6 +126,8 @@ def open(folder: Path, digest: str) -> LocalIndex:
 
 class LocalIndex:
     """An opened folder. Safe to search from several threads."""
+
+    encodes = False
 
     def __init__(self, digest: str, dense: _Dense, words: _Words, table: _Table, facets: _Facets) -> None:
         self.digest = digest

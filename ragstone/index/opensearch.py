@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ragstone import config, hosted
-from ragstone.cluster import Cluster
+from ragstone import config, hosted, inference, mapping
+from ragstone.cluster import Cluster, Request
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
-from ragstone.hosted import FORMAT, Hosted, HostedIndex
-from ragstone.index import Query, check
+from ragstone.hosted import BLOCKS, FORMAT, HEALTH, Hosted, HostedIndex, Load
+from ragstone.index import Query, check, check_chunks
+from ragstone.inference import CHUNK, QUERY, Inference, Model
+from ragstone.mapping import Vector, floats
+
+PLUGINS = "/_cat/plugins?format=json&h=name,component"
+
+ASKED = 128 << 10
+"""Bytes of a bulk request whose vectors the engine asks for: some 60 chunks, encoded long before the answer is given up."""
 
 OLDEST = 3
 """Major version. Before it the engine's BM25 has another scale."""
@@ -42,18 +48,18 @@ class OpenSearch(Hosted):
     """A place of indexes: a cluster, and what their names begin with."""
 
     kind = "OpenSearch"
+    checks = ("/", PLUGINS, HEALTH, BLOCKS)
 
     def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options) -> None:
         super().__init__(cluster, prefix, url)
         self._options = options
-        self.identity = ("opensearch", FORMAT, cluster.url, prefix, {**asdict(options), "ef_search": 0, "ca": ""})
+        self.identity: tuple[object, ...] = ("opensearch", FORMAT, cluster.url, prefix, {**asdict(options), "ef_search": 0, "ca": ""})
 
     def check(self) -> None:
         told = self._cluster.greet().get("version", {})
         _check_version(self._cluster.url, told)
-        plugins = self._cluster.ask("GET", "/_cat/plugins?format=json&h=name,component")
-        if not any(plugin["component"] == "opensearch-knn" for plugin in plugins):
-            raise IndexingError(f"OpenSearch at {self._cluster.url} has no k-NN plugin", "bin/opensearch-plugin install opensearch-knn")
+        plugins = self._cluster.ask("GET", PLUGINS)
+        self._check_plugins([plugin["component"] for plugin in plugins])
         self._check_health()
         self._check_blocks()
 
@@ -76,7 +82,54 @@ class OpenSearch(Hosted):
         return {"knn": True, "knn.algo_param.ef_search": self._options.ef_search}
 
     def _opened(self, digest: str, name: str, meta: Mapping[str, Any]) -> OpenSearchIndex:
-        return OpenSearchIndex(digest, self._cluster, name, meta, self._options)
+        if "model" not in meta:
+            return OpenSearchIndex(digest, self._cluster, name, meta, self._options)
+        asker = inference.known(self._cluster, meta["model"])
+        return InferringIndex(digest, self._cluster, name, meta, self._options, asker)
+
+    def _check_plugins(self, installed: Sequence[str]) -> None:
+        if "opensearch-knn" not in installed:
+            raise IndexingError(f"OpenSearch at {self._cluster.url} has no k-NN plugin", "bin/opensearch-plugin install opensearch-knn")
+
+
+class Inferring(OpenSearch):
+    """A place whose engine makes the vectors of chunks and questions itself."""
+
+    def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options, inference: Inference, pipeline: str) -> None:
+        super().__init__(cluster, prefix, url, options)
+        self.identity = (*self.identity, "inference", inference.url)
+        self._inference = inference
+        self._pipeline = pipeline
+
+    def prepare(self, model: Model) -> None:
+        self.check()
+        self._inference.prepare(model)
+
+    def ingest(
+        self, folder: Path, digest: str, chunks: Sequence[Chunk], known: Mapping[str, Vector], model: Model, progress: Callable[[int], None]
+    ) -> None:
+        """Load the chunks, those without a vector through the pipeline that asks for one."""
+        check_chunks(chunks)
+        question, passage = (self._inference.name(kind, model) for kind in (QUERY, CHUNK))
+        for request in self._pipelines(model, inference.known(self._cluster, passage)):
+            self._cluster.send(request)
+        lines = _counted(mapping.lines(chunks, known, passage), progress)
+        self._keep(folder, digest, Load(len(chunks), model.dimensions, lines, ASKED, question))
+
+    def _preparation(self, model: Model) -> tuple[list[Request], str, str]:
+        before = [*self._inference.explain(model), *self._pipelines(model, inference.UNKNOWN + CHUNK.upper())]
+        return before, self._inference.name(CHUNK, model), self._inference.name(QUERY, model)
+
+    def _example(self, digest: str, name: str, meta: Mapping[str, Any]) -> InferringIndex:
+        return InferringIndex(digest, self._cluster, name, meta, self._options, inference.UNKNOWN + QUERY.upper())
+
+    def _pipelines(self, model: Model, id: str) -> list[Request]:
+        own = inference.pipeline(self._inference.url, model.digest, id)
+        return [own, inference.alias(self._pipeline, own)] if self._pipeline else [own]
+
+    def _check_plugins(self, installed: Sequence[str]) -> None:
+        super()._check_plugins(installed)
+        self._inference.check_plugins(installed)
 
 
 class OpenSearchIndex(HostedIndex):
@@ -88,22 +141,45 @@ class OpenSearchIndex(HostedIndex):
         super().__init__(digest, cluster, name, meta)
         self._options = options
 
-    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """The filter is inside: the graph is walked until `limit` chunks are found that pass it."""
-        knn = {
-            "vector": np.asarray(query.vector, np.float32),
-            "k": limit,
-            "filter": {"bool": {"filter": allowed}},
-            "method_parameters": {"ef_search": max(limit, self._options.ef_search)},
-        }
-        return {"size": limit, "query": {"knn": {"vector": knn}}}
+        return {"size": limit, "query": {"knn": {"vector": {"vector": floats(query.vector), **self._walk(limit, allowed)}}}}
 
-    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any]:
-        script = {"source": COSINE, "params": {"vector": np.asarray(query.vector, np.float32)}}
+    def _walk(self, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        deep = {"ef_search": max(limit, self._options.ef_search)}
+        return {"k": limit, "filter": {"bool": {"filter": allowed}}, "method_parameters": deep}
+
+    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any] | None:
+        script = {"source": COSINE, "params": {"vector": floats(query.vector)}}
         return {"size": len(ids), "query": {"script_score": {"query": {"ids": {"values": ids}}, "script": script}}}
 
     def _cosine(self, score: float) -> float:
         return score - 1
+
+
+class InferringIndex(OpenSearchIndex):
+    """An opened index whose engine makes the vector of a question itself; nothing is compressed, so all its scores are exact."""
+
+    encodes = True
+    exact = True
+
+    def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options, asker: str) -> None:
+        super().__init__(digest, cluster, name, meta, options)
+        self._asker = asker
+        """The engine's id of the model for questions."""
+
+    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        if not query.text.strip():  # the engine refuses it
+            return None
+        asked = {"query_text": query.text, "model_id": self._asker}
+        return {"size": limit, "query": {"neural": {"vector": {**asked, **self._walk(limit, allowed)}}}}
+
+    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any] | None:
+        """Where no more are allowed than are searched for, the engine scores each, without its graph."""
+        return self._nearest(query, len(ids), [{"ids": {"values": ids}}])
+
+    def _cosine(self, score: float) -> float:
+        return 2 * score - 1
 
 
 def connect(settings: config.Index) -> OpenSearch:
@@ -112,7 +188,20 @@ def connect(settings: config.Index) -> OpenSearch:
     if options.engine not in ("lucene", "faiss"):
         raise ConfigError(f"index.url: engine={options.engine} is neither lucene nor faiss")
     cluster, prefix = hosted.reach("OpenSearch", settings, options.ca)
-    return OpenSearch(cluster, prefix, settings.url, options)
+    if settings.inference == config.CLIENT:
+        return OpenSearch(cluster, prefix, settings.url, options)
+    if (options.engine, options.compression) != ("lucene", "1x"):
+        raise ConfigError(f"index.inference = {config.ENGINE!r} needs engine=lucene and compression=1x: they score by full vectors")
+    if settings.pipeline and not re.fullmatch("[a-z0-9][a-z0-9._-]*", settings.pipeline):
+        raise ConfigError(f"index.pipeline = {settings.pipeline!r} can't be a name: lower-case letters, digits, ., - and _ can")
+    inference = Inference(cluster, settings.embeddings, settings.embeddings_key)
+    return Inferring(cluster, prefix, settings.url, options, inference, settings.pipeline)
+
+
+def _counted(lines: Iterable[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
+    for done, line in enumerate(lines, 1):
+        yield line
+        progress(done)
 
 
 def _check_version(url: str, told: Mapping[str, Any]) -> None:

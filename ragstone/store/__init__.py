@@ -1,6 +1,7 @@
 """Where everything lives: objects under keys, and one atomic primitive, put-if-absent (`create`).
 
-A key is a relative POSIX path (`models/3f2a…/model.onnx`). Objects are written once; only `raw` staging ever deletes. A folder of
+A key is a relative POSIX path (`models/3f2a…/model.onnx`). Objects are written once; `raw` staging deletes, and what
+collects indexes that no release needs. A folder of
 files (a snapshot, a model, an index) is published with its `manifest.json` last, so a reader sees it whole or not at all.
 """
 

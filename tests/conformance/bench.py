@@ -1,6 +1,6 @@
 """Where an edge is tested: its process, a client in front of it, and behind it an origin that each test steers.
 
-An edge joins by a line in `EDGES`: how its process is started.
+An edge joins by a line in `EDGES`: how its process is started, and what is not its own to do.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import aiohttp
+import pytest
 
 from ragstone import access, store
 from ragstone.store import Store
@@ -28,7 +29,36 @@ from tests.conformance.origin import Origin
 
 ROOT = Path(__file__).parents[2]
 LOCAL = "from ragstone import config; from ragstone.edge import run; run(config.load(), lambda url: print(url, flush=True))"
-EDGES = {"local": [sys.executable, "-c", LOCAL]}
+
+
+@dataclass(frozen=True)
+class Edge:
+    """How an edge is started, and what it does not do, by the reason."""
+
+    url: str
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def command(self) -> list[str]:
+        return ["env", f"RAGSTONE_EDGE_URL={self.url}", sys.executable, "-c", LOCAL]
+
+    def needs(self, task: str) -> None:
+        """Skips the test where the task is another's."""
+        if task in self.others:
+            pytest.skip(self.others[task])
+
+
+EDGES = {
+    "local": Edge("local"),
+    "cloudflare": Edge(
+        "cloudflare://edge.test",
+        {
+            "metrics": "Cloudflare counts a Worker's requests; an isolate's own counts would say nothing of the others",
+            "drain": "Cloudflare ends an old version once its requests are answered; no process of ours is told to end",
+            "parser": "Cloudflare's network reads HTTP before a Worker does: the answer to what is none is the runtime's",
+        },
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance.bench import EDGES, Bench, running
+from tests import workerd
+from tests.conformance.bench import EDGES, Bench, Edge, running
 
 
 @pytest.fixture(scope="module", params=EDGES)
-def command(request: pytest.FixtureRequest) -> list[str]:
+def edge(request: pytest.FixtureRequest) -> Edge:
+    if request.param == "cloudflare":
+        workerd.packages()
     return EDGES[request.param]
+
+
+@pytest.fixture(scope="module")
+def command(edge: Edge) -> list[str]:
+    return edge.command
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from ragstone import access
-from tests.conformance.bench import ROOT, Bench, Response, asked, post, question, running, until
+from tests.conformance.bench import ROOT, Bench, Edge, Response, asked, post, question, running, until
 
 # ---- keys
 
@@ -157,7 +157,8 @@ def test_only_the_public_routes_are_there(bench: Bench, method: str, path: str, 
     assert len(bench.origin.seen) == seen
 
 
-def test_two_lengths_of_one_request_are_refused(shared: Bench) -> None:
+def test_two_lengths_of_one_request_are_refused(edge: Edge, shared: Bench) -> None:
+    edge.needs("parser")
     host, port = shared.url.removeprefix("http://").split(":")
     smuggled = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
     for lengths in (b"content-length: 5\r\ncontent-length: 50\r\n", b"content-length: 5\r\ntransfer-encoding: chunked\r\n"):
@@ -238,7 +239,8 @@ def test_an_edge_whose_origin_is_not_there_yet_says_so_and_serves_when_it_is(com
         assert (bench.request("GET", "/healthz").status, bench.request("GET", "/readyz").status) == (200, 503)
 
 
-def test_metrics_count_answers_by_cache_state(bench: Bench) -> None:
+def test_metrics_count_answers_by_cache_state(edge: Edge, bench: Bench) -> None:
+    edge.needs("metrics")
     body = question()
     bench.chat(body)
     bench.chat(body)
@@ -249,8 +251,9 @@ def test_metrics_count_answers_by_cache_state(bench: Bench) -> None:
     assert bench.token not in "".join(lines)
 
 
-def test_an_edge_that_is_told_to_end_finishes_the_answers_under_way(command: list[str], tmp_path: Path) -> None:
-    with running(command, tmp_path) as bench:
+def test_an_edge_that_is_told_to_end_finishes_the_answers_under_way(edge: Edge, tmp_path: Path) -> None:
+    edge.needs("drain")
+    with running(edge.command, tmp_path) as bench:
 
         async def scene() -> Response:
             async with aiohttp.ClientSession() as session:

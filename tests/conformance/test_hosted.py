@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import urllib3
 
+from ragstone import address as where
 from ragstone import config, project, release, store
 from ragstone import index as indexes
 from ragstone.config import Settings
@@ -113,19 +114,27 @@ def test_a_whole_index_takes_no_more_documents(place: Hosted, tmp_path: Path) ->
         ask(place.open(tmp_path, "d"), "PUT", "/INDEX/_doc/x", {})
 
 
+def test_an_index_that_is_removed_is_gone_and_may_be_removed_again(place: Hosted, tmp_path: Path) -> None:
+    place.build(tmp_path, "d", CHUNKS, VECTORS)
+    for _ in range(2):
+        place.remove(where.name(tmp_path))
+        with pytest.raises(IndexingError, match="no whole index"):
+            place.open(tmp_path, "d")
+
+
 def address(url: str) -> str:
     """Of the node, over HTTP."""
     return "http" + url[url.index(":") : url.rindex("/")]
 
 
 def test_a_read_only_cluster_is_found_before_any_work(place: Hosted, url: str) -> None:
-    where = f"{address(url)}/_cluster/settings"
-    urllib3.request("PUT", where, json={"persistent": {"cluster.blocks.read_only": True}})
+    settings_url = f"{address(url)}/_cluster/settings"
+    urllib3.request("PUT", settings_url, json={"persistent": {"cluster.blocks.read_only": True}})
     try:
         with pytest.raises(IndexingError, match=r"takes no writes: cluster\.blocks\.read_only"):
             place.check()
     finally:
-        urllib3.request("PUT", where, json={"persistent": {"cluster.blocks.read_only": None}})
+        urllib3.request("PUT", settings_url, json={"persistent": {"cluster.blocks.read_only": None}})
 
 
 def test_a_red_cluster_is_found_before_any_work(place: Hosted, url: str) -> None:

@@ -1,0 +1,91 @@
+"""The Worker as it is configured and deployed, by wrangler itself; nothing is sent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragstone import config, edge, npm
+from ragstone.config import Settings
+from ragstone.edge import cloudflare
+from ragstone.errors import ConfigError
+from tests import workerd
+
+LARGEST = 20_000
+"""Bytes of the bundle: what an isolate reads before its first answer."""
+
+
+def settings(folder: Path, url: str = "cloudflare", **edge: Any) -> Settings:
+    return config.override(config.load(folder, {}), "edge", url=url, origin="https://origin.example.com/", **edge)
+
+
+def test_the_workers_variables_are_the_settings_in_its_units(tmp_path: Path) -> None:
+    given = config.override(settings(tmp_path, ttl=60, release_check=2.5, timeout=30), "api", max_body_kb=2)
+    told = {"ORIGIN": "https://origin.example.com", "TTL": 60, "RELEASE_CHECK": 2.5, "TIMEOUT": 30, "MAX_BODY": 2048, "MAX_TOKENS": 256}
+    assert cloudflare.render(given)["vars"] == told
+
+
+def test_a_url_says_the_domain_the_name_and_the_shared_cache(tmp_path: Path) -> None:
+    plain = cloudflare.render(settings(tmp_path))
+    assert (plain["name"], plain["workers_dev"], "routes" in plain, "kv_namespaces" in plain) == ("ragstone-edge", True, False, False)
+    whole = cloudflare.render(settings(tmp_path, "cloudflare://api.example.com?kv=0f2a&name=answers"))
+    assert (whole["name"], whole["workers_dev"]) == ("answers", False)
+    assert whole["routes"] == [{"pattern": "api.example.com", "custom_domain": True}]
+    assert whole["kv_namespaces"] == [{"binding": "ANSWERS", "id": "0f2a"}]
+
+
+def test_an_unknown_option_of_the_url_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown option 'region'; there are kv, name"):
+        cloudflare.render(settings(tmp_path, "cloudflare://api.example.com?region=eu"))
+
+
+def test_an_origin_on_this_machine_is_not_deployed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is this machine: Cloudflare can't reach it"):
+        edge.deploy(config.override(config.load(tmp_path, {}), "edge", url="cloudflare"))
+
+
+def test_an_edge_that_runs_where_it_is_started_is_not_deployed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to deploy"):
+        edge.deploy(settings(tmp_path, "local"), dry_run=True)
+
+
+def test_wrangler_takes_the_configuration_and_bundles_a_small_worker(tmp_path: Path) -> None:
+    workerd.packages()
+    deploy = ["edge", "deploy", "--to", "cloudflare", "--origin", "https://origin.example.com", "--dry-run"]
+    done = subprocess.run([sys.executable, "-m", "ragstone", *deploy], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for bound in ("env.FLIGHT (Flight)", "env.BUDGET (Budget)", 'env.ORIGIN ("https://origin.example.com")'):
+        assert bound in done.stdout
+    assert "warning" not in (done.stdout + done.stderr).lower()
+    assert json.loads((tmp_path / ".ragstone/worker/wrangler.jsonc").read_text())["name"] == "ragstone-edge"
+    assert (tmp_path / ".ragstone/worker/bundle/index.js").stat().st_size < LARGEST
+
+
+def test_packages_that_are_there_are_not_installed_again_and_what_npm_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workerd.packages()
+    monkeypatch.setenv("RAGSTONE_CACHE", str(tmp_path / "cache"))
+    manifest = tmp_path / "package.json"
+    manifest.write_text('{"private": true}')
+    folder = npm.packages(manifest)
+    assert (folder / "package.json").read_text() == manifest.read_text()
+    monkeypatch.setenv("PATH", "")
+    assert npm.packages(manifest) == folder
+    manifest.write_text("{}")
+    with pytest.raises(ConfigError, match="npm is not installed"):
+        npm.packages(manifest)
+    with pytest.raises(ConfigError, match=r"Node\.js is not installed"):
+        npm.node(folder)
+
+
+def test_what_npm_refuses_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workerd.packages()
+    monkeypatch.setenv("RAGSTONE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "package.json").write_text("{")
+    with pytest.raises(ConfigError, match="npm can't install"):
+        npm.packages(tmp_path / "package.json")
+    assert list((tmp_path / "cache/npm").iterdir()) == []

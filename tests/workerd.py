@@ -1,0 +1,41 @@
+"""The Worker's runtime on this machine. Without Node and the packages of `worker/package.json` a test that needs it is skipped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ragstone import npm
+from ragstone.edge.cloudflare import RUNTIME, SOURCE
+from ragstone.errors import ConfigError
+
+
+def packages() -> Path:
+    """The folder of the Worker's packages, installed once into the cache. Skips the test, with the reason, when they can't be had."""
+    try:
+        folder = npm.packages(SOURCE / "package.json")
+        npm.node(folder)
+    except ConfigError as error:
+        pytest.skip(f"NO WORKER RUNTIME: {error.message}")
+    return folder
+
+
+@contextmanager
+def running(main: Path, folder: Path) -> Iterator[str]:
+    """The URL of a Worker without bindings whose entry is `main`."""
+    installed = packages()
+    config = folder / "wrangler.jsonc"
+    config.write_text(json.dumps({"main": str(main), "compatibility_date": RUNTIME}))
+    command: list[str | Path] = [npm.node(installed), SOURCE / "serve.mjs", installed, config, "127.0.0.1", "0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdin
+        assert worker.stdout
+        url = worker.stdout.readline().strip()
+        assert url, "the Worker did not start"
+        yield url
+        worker.stdin.close()

@@ -1,0 +1,78 @@
+/** Who is asking: API keys as Ed25519-signed tokens. `tests/vectors/tokens.json` is the contract. */
+
+import { isFields, utf8, type Fields } from "./canonical";
+import { Fault, fault } from "./errors";
+
+export interface Principal {
+  key: string;
+  tenant: string;
+  groups: string[];
+  rpm: number;
+  tpm: number;
+  /** Unix seconds. */
+  starts: number;
+  /** Unix seconds; 0 is never. */
+  expires: number;
+}
+
+export type Keys = Map<string, CryptoKey>;
+
+const LONGEST = 4096;
+const NAME = /^(?! )(?:[^,\p{C}\p{Z}]| ){1,64}(?<! )$/u;
+
+/** A 401 that says what is wrong with the key. */
+export const unauthorized = (what: string): Fault =>
+  fault(401, "invalid_api_key", `the API key ${what}`, { headers: { "www-authenticate": "Bearer" } });
+
+/** The public keys of the release pointer. Throws when one is none. */
+export async function keyring(published: Fields): Promise<Keys> {
+  const imported = Object.entries(published).map(async ([kid, x]): Promise<[string, CryptoKey]> => {
+    const jwk = { kty: "OKP", crv: "Ed25519", x: String(x) };
+    return [kid, await crypto.subtle.importKey("jwk", jwk, { name: "Ed25519" }, false, ["verify"])];
+  });
+  return new Map(await Promise.all(imported));
+}
+
+/** The token's principal at `now`, in Unix seconds. Throws a 401 that never holds the token. */
+export async function verify(token: string, keys: Keys, revoked: Set<string>, now: number): Promise<Principal> {
+  if (token.length > LONGEST) throw unauthorized("is too long");
+  try {
+    return await read(token, keys, revoked, now);
+  } catch (error) {
+    throw error instanceof Fault ? error : unauthorized("is malformed");
+  }
+}
+
+async function read(token: string, keys: Keys, revoked: Set<string>, now: number): Promise<Principal> {
+  const [head = "", payload = "", signature = "", ...rest] = token.split(".");
+  const header = decoded(head);
+  if (rest.length || header.alg !== "EdDSA" || "crit" in header) throw unauthorized("is not signed with Ed25519");
+  const signer = keys.get(String(header.kid));
+  if (!signer) throw unauthorized("has an unknown signer");
+  const signed = new TextEncoder().encode(`${head}.${payload}`);
+  if (!(await crypto.subtle.verify("Ed25519", signer, bytes(signature), signed))) throw unauthorized("has a wrong signature");
+  const principal = understood(decoded(payload));
+  if (principal.starts > now) throw unauthorized(`${principal.key} is not valid yet`);
+  if (principal.expires && now >= principal.expires) throw unauthorized(`${principal.key} expired`);
+  if (revoked.has(principal.key)) throw unauthorized(`${principal.key} was revoked`);
+  return principal;
+}
+
+function understood({ jti, tenant, groups, rpm, tpm, exp = 0, nbf = 0 }: Fields): Principal {
+  const names: unknown[] = [jti, tenant, ...(Array.isArray(groups) ? groups : [])];
+  const named = names.length > 2 && names.every((name) => typeof name === "string" && NAME.test(name));
+  if (!named || !isLimit(rpm) || !isLimit(tpm) || !isTime(exp) || !isTime(nbf)) throw new TypeError("a claim is not as it is issued");
+  const [key = "", audience = "", ...members] = names.map(String);
+  return { key, tenant: audience, groups: [...new Set(members)].sort(), rpm, tpm, starts: nbf, expires: exp };
+}
+
+const isLimit = (value: unknown): value is number => Number.isInteger(value) && Number(value) > 0;
+const isTime = (value: unknown): value is number => typeof value === "number" && value >= 0 && value < 1e12;
+
+function decoded(part: string): Fields {
+  const value: unknown = JSON.parse(utf8(bytes(part)));
+  if (!isFields(value)) throw new TypeError("it is no object");
+  return value;
+}
+
+const bytes = (part: string): Uint8Array => Uint8Array.fromBase64(part, { alphabet: "base64url" });

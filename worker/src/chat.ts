@@ -1,0 +1,201 @@
+/** A chat request: from the cache, from a flight under way, or from the origin. */
+
+import type { Principal } from "./access";
+import * as cache from "./cache";
+import { asStream, isFields, key, parse, type Fields } from "./canonical";
+import { Fault, fault, JSON_TYPE, now, originFault, seen } from "./errors";
+import { busy, type Exchange } from "./exchange";
+import { estimate } from "./limit";
+import { ask, broken, RELEASE, type Order } from "./origin";
+import { DONE, Events, Fold, renewed, sse, stream, used, withoutUsage } from "./replay";
+
+export const CHAT = "/v1/chat/completions";
+/** Refusals of who asked, not of what was asked. */
+const PERSONAL = [401, 403, 429];
+const LARGEST = 64 << 20;
+
+interface Question {
+  who: Principal;
+  order: Order;
+  /** The URL of its entry; empty when its answer is not kept. */
+  at: string;
+  asked: cache.Asked;
+  streamed: boolean;
+  counted: boolean;
+}
+
+/** The origin's response, and whose flight was joined for it, if any; `landed` ends one's own, once the answer is kept. */
+interface Flown {
+  response: Response;
+  joined: string | null;
+  landed: () => Promise<void> | null;
+}
+
+interface Chunk {
+  data: string;
+  chunk: Fields;
+}
+
+type Chunks = AsyncGenerator<Chunk, cache.Entry, undefined>;
+
+export async function chat(x: Exchange): Promise<Response> {
+  const who = await x.admit();
+  const body = parse(await x.body());
+  const { stream, stream_options: options } = body.fields;
+  if (typeof (stream ?? false) !== "boolean") throw wrong("stream", "true or false");
+  if (!isFields(options ?? {})) throw wrong("stream_options", "an object");
+  const named = await key(body, who.tenant, who.groups);
+  const asked = cache.asked(x.header("cache-control"));
+  return answer(x, {
+    who,
+    order: x.order(who, asStream(body), estimate(body.fields, body.size, x.env.MAX_TOKENS)),
+    at: named && !asked.noStore ? `${x.origin}/v1/.kept/${named}` : "",
+    asked,
+    streamed: stream === true,
+    counted: isFields(options) && Boolean(options.include_usage),
+  });
+}
+
+async function answer(x: Exchange, question: Question): Promise<Response> {
+  const { release } = await x.pointer();
+  const entry = question.at ? await cache.get(x.env, question.at) : null;
+  const decision = cache.decide(entry, question.asked, release, x.env.TTL, now());
+  if (entry && decision === "hit") return reply(x, question, entry, "hit");
+  try {
+    return await fresh(x, question, release, decision === "revalidate" ? entry : null);
+  } catch (error) {
+    if (!(error instanceof Fault) || error.status < 500 || !cache.mayStandIn(entry, question.asked, release)) throw error;
+    return reply(x, question, entry, "hit");
+  }
+}
+
+/** From the origin; with an entry, it may confirm it. */
+async function fresh(x: Exchange, question: Question, release: string, entry: cache.Entry | null): Promise<Response> {
+  const flown = await fly(x, question, release, entry?.etag);
+  const { response, joined } = flown;
+  if (!joined) x.limited(response.headers);
+  if (joined && joined !== question.who.key && PERSONAL.includes(response.status)) return answer(x, question);
+  if (response.status === 200) return relayed(x, question, flown);
+  if (response.status === 304 && entry) {
+    const { release } = named(response);
+    if (!release) throw originFault(502, "named no release");
+    const confirmed = { ...entry, release, body: renewed(entry.body, release), stored: now() };
+    await keep(x, question, confirmed, joined);
+    await settle(x, question, flown, 0);
+    return reply(x, question, confirmed, "revalidated");
+  }
+  const body = await response.text();
+  await settle(x, question, flown, 0);
+  throw new Fault(response.status, body, { ...Object.fromEntries(response.headers), "x-ragstone-cache": made(question) });
+}
+
+/** Past the cache a request is the caller's alone, and ends with it; else it is everyone's who asks the same of the same release. */
+async function fly(x: Exchange, { at, order }: Question, release: string, etag = ""): Promise<Flown> {
+  if (etag) order.headers["if-none-match"] = etag;
+  if (!at) return { response: await ask(x.env, order, x.request.signal), joined: null, landed: () => null };
+  const flight = x.env.FLIGHT.get(x.env.FLIGHT.idFromName(`${at} ${release} ${etag}`));
+  const response = await flight.fetch("http://flight", { method: "POST", body: JSON.stringify(order) });
+  const joined = response.headers.get("x-joined");
+  return { response, joined, landed: () => (joined ? null : flight.landed()) };
+}
+
+/** Replaces what was reserved with what was used, unless nobody knows, or the reservation was another's or refused. */
+async function settle(x: Exchange, { who, order }: Question, { response, joined, landed }: Flown, used: number | null): Promise<void> {
+  await landed();
+  if (!joined && used !== null && !response.headers.has("retry-after-ms")) await x.settle(who, order.tokens, used);
+}
+
+/** Puts the entry, unless a newer one is there: of the release in force, where this one is of an earlier. */
+async function keep(x: Exchange, { at }: Question, entry: cache.Entry, joined: string | null): Promise<void> {
+  const [{ release }, kept] = [await x.pointer(), await cache.get(x.env, at)];
+  if (kept?.release !== release || (!joined && entry.release === release)) await cache.put(x.env, at, entry);
+}
+
+/** A finished answer, as JSON or replayed as a stream; nothing but headers to a caller who has it. */
+function reply(x: Exchange, question: Question, entry: cache.Entry, state: string): Response {
+  const age = String(Math.max(0, Math.floor(now() - entry.stored)));
+  const headers = { ...told(entry, state), ...(["hit", "revalidated"].includes(state) && { age }) };
+  if (entry.etag && x.header("if-none-match") === entry.etag) return new Response(null, { status: 304, headers });
+  if (!question.streamed) return new Response(entry.body, { headers: { ...headers, ...JSON_TYPE } });
+  return new Response(stream(JSON.parse(entry.body), question.counted), { headers: { ...headers, ...STREAM } });
+}
+
+/** The answer as it is made, or as JSON once it is whole. Where it is to be kept, it is read to its end even when the caller leaves. */
+async function relayed(x: Exchange, question: Question, flown: Flown): Promise<Response> {
+  const chunks = read(x, question, flown);
+  if (!question.streamed) return reply(x, question, await last(chunks), made(question));
+  const first = await chunks.next();
+  const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
+  x.live = pump(chunks, first, writable.getWriter(), question.counted);
+  return new Response(readable, { headers: { ...told(named(flown.response), made(question)), ...STREAM } });
+}
+
+/** The chunks as they come and, at the end, the answer, kept and settled before it is told. Throws on one that is not whole. */
+async function* read(x: Exchange, question: Question, flown: Flown): Chunks {
+  const { response, joined } = flown;
+  const [events, fold] = [new Events(), new Fold()];
+  let [size, tokens]: [number, number | null] = [0, null];
+  busy.flights += 1;
+  try {
+    if (!response.headers.get("content-type")?.startsWith("text/event-stream")) throw originFault(502, "answered without a stream");
+    for await (const part of response.body ?? []) {
+      size += part.length;
+      if (size > LARGEST) throw originFault(502, `answered more than ${LARGEST} bytes`);
+      for (const data of events.feed(part)) {
+        const chunk: Fields = JSON.parse(data);
+        if (chunk.error) throw new Fault(502, data, {});
+        fold.add(chunk);
+        yield { data, chunk };
+      }
+      if (events.done) break;
+    }
+    if (!events.done || !fold.complete) throw originFault(502, "gave an answer that was cut short");
+    const completion = fold.completion();
+    const entry = { body: JSON.stringify(completion), ...named(response), stored: now() };
+    if (question.at && entry.release && !response.headers.has("x-forbidden")) await keep(x, question, entry, joined);
+    tokens = used(completion);
+    return entry;
+  } catch (error) {
+    tokens = x.request.signal.aborted ? null : 0; // who hangs up past the cache has spent what was reserved
+    throw broken(error, "broke off, or sent what is no answer", 502);
+  } finally {
+    busy.flights -= 1;
+    await settle(x, question, flown, tokens);
+  }
+}
+
+async function last(chunks: Chunks): Promise<cache.Entry> {
+  let step = await chunks.next();
+  while (!step.done) step = await chunks.next();
+  return step.value;
+}
+
+/** Writes what comes, as long as the caller is there. A stream that breaks ends with an error event, and without `[DONE]`. */
+async function pump(
+  chunks: Chunks,
+  first: IteratorResult<Chunk, cache.Entry>,
+  writer: WritableStreamDefaultWriter<Uint8Array>,
+  counted: boolean,
+): Promise<void> {
+  const write = (text: string): Promise<void> => writer.write(new TextEncoder().encode(text)).catch(() => {});
+  try {
+    for (let step = first; !step.done; step = await chunks.next()) {
+      const { data, chunk } = step.value;
+      await write(counted ? sse(data) : withoutUsage(data, chunk));
+    }
+    await write(DONE);
+  } catch (error) {
+    await write(sse(seen(error).body));
+  }
+  await writer.close().catch(() => {});
+}
+
+const STREAM = { "content-type": "text/event-stream; charset=utf-8" };
+const wrong = (field: string, what: string): Fault => fault(400, "invalid_request", `${field} must be ${what}`, { param: field });
+const made = (question: Question): string => (question.at ? "miss" : "bypass");
+const named = ({ headers }: Response) => ({ release: headers.get(RELEASE) ?? "", etag: headers.get("etag") ?? "" });
+const told = ({ release, etag }: { release: string; etag: string }, state: string): Record<string, string> => ({
+  "x-ragstone-cache": state,
+  ...(release && { [RELEASE]: release }),
+  ...(etag && { etag }),
+});

@@ -1,0 +1,48 @@
+/** What a caller sees of a failure: OpenAI's error JSON, with its status and headers. */
+
+/** Unix seconds. */
+export const now = (): number => Date.now() / 1000;
+
+/** A wait that is told is rounded up. */
+export const atLeastOne = (value: number): string => String(Math.max(1, Math.ceil(value)));
+
+export const JSON_TYPE = { "content-type": "application/json" };
+
+export interface More {
+  type?: string;
+  param?: string;
+  /** Seconds after which it is worth trying again. */
+  wait?: number;
+  headers?: Record<string, string>;
+}
+
+export class Fault extends Error {
+  readonly status: number;
+  readonly body: string;
+  readonly headers: Record<string, string>;
+
+  constructor(status: number, body: string, headers: Record<string, string>) {
+    super(body);
+    [this.status, this.body, this.headers] = [status, body, headers];
+  }
+
+  get response(): Response {
+    return new Response(this.body, { status: this.status, headers: { ...JSON_TYPE, ...this.headers } });
+  }
+}
+
+export function fault(status: number, code: string, message: string, more: More = {}): Fault {
+  const type = more.type ?? (status < 500 ? "invalid_request_error" : "server_error");
+  const headers = { ...more.headers };
+  if (more.wait !== undefined) headers["retry-after"] = atLeastOne(more.wait);
+  return new Fault(status, JSON.stringify({ error: { message, type, param: more.param ?? null, code } }), headers);
+}
+
+export const originFault = (status: number, what: string, wait = 1): Fault => fault(status, "origin_error", `the origin ${what}`, { wait });
+
+/** Any error as one that a caller may see. What was not foreseen is told to the log alone. */
+export function seen(error: unknown): Fault {
+  if (error instanceof Fault) return error;
+  console.error(error);
+  return fault(500, "internal_error", "the edge failed; its log has the request's id");
+}

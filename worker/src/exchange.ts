@@ -1,0 +1,94 @@
+/** One request, who sent it, and the headers that its response carries. */
+
+import { unauthorized, verify, type Principal } from "./access";
+import type { Env } from "./env";
+import { fault, JSON_TYPE, now, type Fault } from "./errors";
+import { count, limited } from "./limit";
+import { pointer, type Order, type Pointer } from "./origin";
+
+const FORWARDED = ["authorization", "traceparent", "tracestate"];
+/** What this isolate is at: requests, and answers that it waits for. */
+export const busy = { requests: 0, flights: 0 };
+
+/** What a response says to the edge alone. */
+const INNER = ["x-joined", "x-forbidden"];
+
+export class Exchange {
+  readonly request: Request;
+  readonly env: Env;
+  readonly origin: string;
+  readonly path: string;
+  readonly id: string;
+  /** Ends when the response's stream does. */
+  live: Promise<void> | null = null;
+  #limits: Record<string, string> = {};
+
+  constructor(request: Request, env: Env) {
+    [this.request, this.env] = [request, env];
+    ({ origin: this.origin, pathname: this.path } = new URL(request.url));
+    const given = this.header("x-request-id");
+    this.id = /^[\w.:-]{1,128}$/.test(given) ? given : `req-${crypto.randomUUID()}`;
+  }
+
+  header(name: string): string {
+    return this.request.headers.get(name) ?? "";
+  }
+
+  pointer(): Promise<Pointer> {
+    return pointer(this.env);
+  }
+
+  /** Who asks, counted against their limit. Throws a 401 or a 429. */
+  async admit(): Promise<Principal> {
+    const { keys, revoked } = await this.pointer();
+    const token = /^bearer +(\S+) *$/i.exec(this.header("authorization"))?.[1];
+    if (!token) throw unauthorized("is missing: send 'Authorization: Bearer <key>'");
+    const who = await verify(token, keys, revoked, now());
+    const verdict = await count(this.env, who, "requests", 1);
+    this.#limits = verdict.headers;
+    if (verdict.wait) throw limited(verdict, "requests");
+    return who;
+  }
+
+  /** Replaces the tokens that were reserved with those used. */
+  async settle(who: Principal, reserved: number, used: number): Promise<void> {
+    this.#limits = (await count(this.env, who, "tokens", used - Math.min(reserved, who.tpm), true)).headers;
+  }
+
+  /** The limits as they are after a request that was made elsewhere on behalf of this one. */
+  limited(headers: Headers): void {
+    for (const name of Object.keys(this.#limits)) this.#limits[name] = headers.get(name) ?? this.#limits[name] ?? "";
+  }
+
+  /** The whole body. Throws a 413, before it is read where its length is told. */
+  async body(): Promise<Uint8Array> {
+    if (Number(this.header("content-length")) > this.env.MAX_BODY) throw this.#tooLarge();
+    const parts: Uint8Array[] = [];
+    let size = 0;
+    for await (const part of this.request.body ?? []) {
+      parts.push(part);
+      size += part.length;
+      if (size > this.env.MAX_BODY) throw this.#tooLarge();
+    }
+    return new Uint8Array(await new Blob(parts).arrayBuffer());
+  }
+
+  /** What the origin is asked on behalf of the caller: nothing can be smuggled past a list of what may pass. */
+  order(who: Principal, body: string | null, tokens: number): Order {
+    const headers: Record<string, string> = { ...JSON_TYPE, "accept-encoding": "identity", "x-request-id": this.id };
+    for (const name of FORWARDED) if (this.header(name)) headers[name] = this.header(name);
+    return { method: this.request.method, path: this.path, headers, body, who, tokens };
+  }
+
+  /** The response with the headers that all of this exchange carry. */
+  signed(response: Response): Response {
+    const whole = new Response(response.body, response);
+    for (const [name, value] of Object.entries({ ...this.#limits, "x-request-id": this.id })) whole.headers.set(name, value);
+    for (const name of INNER) whole.headers.delete(name);
+    return whole;
+  }
+
+  #tooLarge(): Fault {
+    return fault(413, "body_too_large", `the body is larger than ${this.env.MAX_BODY} bytes`);
+  }
+}

@@ -1,0 +1,74 @@
+/** The edge as a Cloudflare Worker: the contract of `tests/conformance/test_edge.py`, on Cloudflare's cache and network. */
+
+import { CHAT, chat } from "./chat";
+import { parse } from "./canonical";
+import type { Env } from "./env";
+import { fault, seen } from "./errors";
+import { busy, Exchange } from "./exchange";
+import { ask, RELEASE, state } from "./origin";
+import { used } from "./replay";
+
+export { Flight } from "./flight";
+export { Budget } from "./limit";
+
+const METHODS: Record<string, string> = {
+  [CHAT]: "POST",
+  "/v1/embeddings": "POST",
+  "/v1/retrieve": "POST",
+  "/v1/models": "GET",
+  "/healthz": "GET",
+  "/readyz": "GET",
+};
+const MODEL = /^\/v1\/models\/[A-Za-z0-9][\w.:-]{0,127}$/;
+
+async function route(x: Exchange): Promise<Response> {
+  const method = METHODS[x.path] ?? (MODEL.test(x.path) ? "GET" : null);
+  if (!method) throw fault(404, "not_found", `there is no '${x.path.slice(0, 100)}' here`);
+  if (x.request.method !== method) throw fault(405, "method_not_allowed", `${x.path} takes ${method}`, { headers: { allow: method } });
+  if (x.path === "/healthz" || x.path === "/readyz") return health(x);
+  await x.pointer();
+  return x.path === CHAT ? chat(x) : pass(x);
+}
+
+/** `/healthz` says that the Worker runs, `/readyz` that it can answer; the counts are this isolate's. */
+async function health(x: Exchange): Promise<Response> {
+  const pointer = await x.pointer().catch(() => null);
+  const body = { status: pointer ? "ok" : "waiting for the origin", release: pointer?.release ?? null, origin: state.fault || "ok" };
+  return Response.json({ ...body, ...busy }, { status: pointer || x.path === "/healthz" ? 200 : 503 });
+}
+
+/** What is not cached: keys and limits here, the answer from the origin. */
+async function pass(x: Exchange): Promise<Response> {
+  const [who, { release }] = [await x.admit(), await x.pointer()];
+  const body = x.request.method === "POST" ? parse(await x.body()) : null;
+  const order = x.order(who, body && body.text, Math.floor((body?.size ?? 0) / 4));
+  const response = await ask(x.env, order, x.request.signal);
+  const answer = await response.text();
+  if (!response.headers.has("retry-after-ms")) await x.settle(who, order.tokens, spent(answer));
+  const headers = { [RELEASE]: release, ...Object.fromEntries(response.headers), "x-ragstone-cache": "bypass" };
+  return new Response(answer, { status: response.status, headers });
+}
+
+function spent(answer: string): number {
+  try {
+    return used(JSON.parse(answer)) ?? 0;
+  } catch {
+    return 0;
+  }
+}
+
+async function respond(x: Exchange): Promise<Response> {
+  busy.requests += 1;
+  const response = await route(x).catch((error: unknown) => seen(error).response);
+  void (x.live ?? Promise.resolve()).finally(() => (busy.requests -= 1));
+  return x.signed(response);
+}
+
+export default {
+  async fetch(request: Request, env: Env, ctx: ExecutionContext): Promise<Response> {
+    const x = new Exchange(request, env);
+    const response = respond(x);
+    ctx.waitUntil(response.then(() => x.live)); // a caller who leaves does not end what others wait for
+    return response;
+  },
+} satisfies ExportedHandler<Env>;

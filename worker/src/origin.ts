@@ -1,0 +1,82 @@
+/** The origin over HTTP: its release pointer, and its answers, of which only named headers come through. */
+
+import { keyring, type Keys, type Principal } from "./access";
+import { isFields, type Fields } from "./canonical";
+import type { Env } from "./env";
+import { Fault, originFault } from "./errors";
+import { count, limited } from "./limit";
+
+/** What the origin is asked on behalf of whom, and the tokens that it may cost. It is sent to a Durable Object as JSON. */
+export interface Order {
+  method: string;
+  path: string;
+  headers: Record<string, string>;
+  body: string | null;
+  who: Principal;
+  tokens: number;
+}
+
+export interface Pointer {
+  release: string;
+  keys: Keys;
+  revoked: Set<string>;
+}
+
+export const RELEASE = "x-ragstone-release";
+const RETURNED = ["content-type", "etag", "retry-after", RELEASE];
+/** How Cloudflare's network tells that an origin can't be reached, or is late. */
+const LATE = [522, 524];
+
+/** What was last known of the origin. Plain data: an isolate's requests may share it, where they may not share a fetch. */
+export const state = { pointer: null as Pointer | null, fault: "was not asked yet", checked: 0 };
+
+/** What is in force, read again once it is old enough; meanwhile other requests go on with what is known. Throws a 503 when nothing is. */
+export async function pointer(env: Env): Promise<Pointer> {
+  if (!state.pointer || Date.now() - state.checked >= env.RELEASE_CHECK * 1000) {
+    state.checked = Date.now();
+    await refresh(env);
+  }
+  if (!state.pointer) throw originFault(503, state.fault, env.RELEASE_CHECK);
+  return state.pointer;
+}
+
+async function refresh(env: Env): Promise<void> {
+  try {
+    const signal = AbortSignal.timeout(Math.max(1, env.RELEASE_CHECK) * 1000);
+    const response = await fetch(`${env.ORIGIN}/v1/release`, { redirect: "manual", signal });
+    const { release, keys, revoked } = await response.json<Fields>();
+    if (!response.ok || !release || typeof release !== "string" || !isFields(keys) || !Array.isArray(revoked)) throw new TypeError("this is none");
+    state.pointer = { release, keys: await keyring(keys), revoked: new Set(revoked) };
+    state.fault = "";
+  } catch (error) {
+    state.fault = `did not tell its release: ${error}`;
+  }
+}
+
+/** The origin's response, or a failure as one: whoever passes it on through a Durable Object need not tell them apart. */
+export async function ask(env: Env, order: Order, ...leaves: AbortSignal[]): Promise<Response> {
+  const verdict = await count(env, order.who, "tokens", order.tokens);
+  if (verdict.wait) return limited(verdict, "tokens").response;
+  try {
+    const signal = AbortSignal.any([AbortSignal.timeout(env.TIMEOUT * 1000), ...leaves]);
+    const answer = await fetch(env.ORIGIN + order.path, { ...order, redirect: "manual", signal });
+    if (![200, 304].includes(answer.status) && !answer.headers.get("content-type")?.includes("json")) {
+      await answer.body?.cancel();
+      const status = LATE.includes(answer.status) ? 504 : answer.status > 520 ? 503 : 502;
+      return originFault(status, `answered ${answer.status} without an error in JSON`).response;
+    }
+    const headers = new Headers(verdict.headers);
+    for (const name of RETURNED) if (answer.headers.has(name)) headers.set(name, answer.headers.get(name) ?? "");
+    if (answer.headers.get("cache-control")?.toLowerCase().includes("no-store")) headers.set("x-forbidden", "to be kept");
+    return new Response(answer.body, { status: answer.status, headers });
+  } catch (error) {
+    return broken(error, "can't be reached", 503).response;
+  }
+}
+
+/** What it means that a request to the origin ended early. */
+export function broken(error: unknown, how: string, status: number): Fault {
+  if (error instanceof Fault) return error;
+  if (error instanceof Error && error.name === "TimeoutError") return originFault(504, "did not answer in time");
+  return originFault(status, how);
+}

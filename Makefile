@@ -14,7 +14,7 @@ DEMO ?= demo
 DOCS ?=
 ASK ?=
 
-.PHONY: demo test check bench engines clean
+.PHONY: demo test check bench engines worker clean
 
 demo: .venv/.ready
 	@$(RUN) examples/demo.py --folder "$(DEMO)" --docs "$(DOCS)" --ask "$(ASK)"
@@ -32,6 +32,10 @@ check: .venv/.ready
 engines: .venv/.ready
 	@$(RUN) -m tests.engines
 	@$(RUN) -m tests.elastic_node
+
+# The Worker's packages, once per content of its package.json, into the cache. The tests that need them install them too.
+worker: .venv/.ready
+	@$(RUN) -c "from ragstone import npm; from ragstone.edge.cloudflare import SOURCE; print(npm.packages(SOURCE / 'package.json'))"
 
 bench: .venv/.ready
 	$(RUN) -m benchmarks

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from ragstone import config, edge, npm
+from ragstone import canonical, config, edge, npm
 from ragstone.config import Settings
 from ragstone.edge import cloudflare
 from ragstone.errors import ConfigError
 from tests import workerd
+from tests.conformance.bench import Edge, asked, question, running
 
 LARGEST = 20_000
 """Bytes of the bundle: what an isolate reads before its first answer."""
@@ -89,3 +90,22 @@ def test_what_npm_refuses_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch
     with pytest.raises(ConfigError, match="npm can't install"):
         npm.packages(tmp_path / "package.json")
     assert list((tmp_path / "cache/npm").iterdir()) == []
+
+
+def test_without_a_cache_of_its_own_a_location_answers_from_the_shared_one(tmp_path: Path) -> None:
+    workerd.packages()
+    with running(Edge("cloudflare://?kv=1").command, tmp_path) as bench:
+        body = question()
+        assert [bench.chat(body).cache, bench.chat(body).cache] == ["miss", "hit"]
+        bench.promote("r-b")
+        assert [bench.chat(body).cache, bench.chat(body).cache] == ["revalidated", "hit"]
+        assert asked(bench, body) == 2
+
+
+def test_an_answer_is_not_to_be_had_past_the_key_check(tmp_path: Path) -> None:
+    workerd.packages()
+    with running(Edge("cloudflare://edge.test").command, tmp_path) as bench:
+        body = question()
+        bench.chat(body)
+        kept = canonical.key(body, "acme", ["public"])
+        assert bench.request("GET", f"/v1/.kept/{kept}").status == 404

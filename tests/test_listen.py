@@ -56,7 +56,7 @@ def test_an_address_that_cant_be_had_is_named(host: str) -> None:
 
 def test_an_edge_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     settings = config.override(config.load(tmp_path, {}), "edge", url="akamai")
-    with pytest.raises(ConfigError, match="no edge connector for 'akamai': there is local"):
+    with pytest.raises(ConfigError, match="no edge connector for 'akamai': there is cloudflare, local"):
         edge.run(settings)
 
 

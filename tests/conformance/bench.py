@@ -55,6 +55,7 @@ EDGES = {
         {
             "metrics": "Cloudflare counts a Worker's requests; an isolate's own counts would say nothing of the others",
             "drain": "Cloudflare ends an old version once its requests are answered; no process of ours is told to end",
+            "leaving": "workerd does not always tell a Worker that its caller left: what is past the cache may run on",
             "parser": "Cloudflare's network reads HTTP before a Worker does: the answer to what is none is the runtime's",
         },
     ),

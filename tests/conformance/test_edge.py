@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conformance.bench import Bench, Response, asked, post, question, running, threaded, until
+from tests.conformance.bench import Bench, Edge, Response, asked, post, question, running, threaded, until
 
 
 def told(events: list[Any]) -> list[Any]:
@@ -303,7 +303,8 @@ def test_a_caller_who_hangs_up_does_not_lose_the_answer_for_others(bench: Bench,
     assert asked(bench, body) == 1
 
 
-def test_a_caller_who_hangs_up_past_the_cache_ends_the_origins_work(bench: Bench) -> None:
+def test_a_caller_who_hangs_up_past_the_cache_ends_the_origins_work(edge: Edge, bench: Bench) -> None:
+    edge.needs("leaving")
     body = question(test={"hold": "stream"}, stream=True)
     before = bench.health["flights"]
 

@@ -92,7 +92,7 @@ async function fresh(x: Exchange, question: Question, release: string, entry: ca
 /** Past the cache a request is the caller's alone, and ends with it; else it is everyone's who asks the same of the same release. */
 async function fly(x: Exchange, { at, order }: Question, release: string, etag = ""): Promise<Flown> {
   if (etag) order.headers["if-none-match"] = etag;
-  if (!at) return { response: await ask(x.env, order, x.request.signal), joined: null, landed: () => null };
+  if (!at) return { response: await ask(x.env, order, x.left.signal), joined: null, landed: () => null };
   const flight = x.env.FLIGHT.get(x.env.FLIGHT.idFromName(`${at} ${release} ${etag}`));
   const response = await flight.fetch("http://flight", { method: "POST", body: JSON.stringify(order) });
   const joined = response.headers.get("x-joined");
@@ -114,7 +114,7 @@ async function keep(x: Exchange, { at }: Question, entry: cache.Entry, joined: s
 /** A finished answer, as JSON or replayed as a stream; nothing but headers to a caller who has it. */
 function reply(x: Exchange, question: Question, entry: cache.Entry, state: string): Response {
   const age = String(Math.max(0, Math.floor(now() - entry.stored)));
-  const headers = { ...told(entry, state), ...(["hit", "revalidated"].includes(state) && { age }) };
+  const headers = { ...told(entry, state), ...(state !== made(question) && { age }) };
   if (entry.etag && x.header("if-none-match") === entry.etag) return new Response(null, { status: 304, headers });
   if (!question.streamed) return new Response(entry.body, { headers: { ...headers, ...JSON_TYPE } });
   return new Response(stream(JSON.parse(entry.body), question.counted), { headers: { ...headers, ...STREAM } });
@@ -126,7 +126,9 @@ async function relayed(x: Exchange, question: Question, flown: Flown): Promise<R
   if (!question.streamed) return reply(x, question, await last(chunks), made(question));
   const first = await chunks.next();
   const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
-  x.live = pump(chunks, first, writable.getWriter(), question.counted);
+  const writer = writable.getWriter();
+  writer.closed.catch(() => x.left.abort());
+  x.live = pump(chunks, first, writer, question.counted);
   return new Response(readable, { headers: { ...told(named(flown.response), made(question)), ...STREAM } });
 }
 
@@ -156,8 +158,8 @@ async function* read(x: Exchange, question: Question, flown: Flown): Chunks {
     tokens = used(completion);
     return entry;
   } catch (error) {
-    tokens = x.request.signal.aborted ? null : 0; // who hangs up past the cache has spent what was reserved
-    throw broken(error, "broke off, or sent what is no answer", 502);
+    tokens = x.left.signal.aborted && !question.at ? null : 0; // who hangs up past the cache has spent what was reserved
+    throw broken(error, "broke off or made no sense", 502);
   } finally {
     busy.flights -= 1;
     await settle(x, question, flown, tokens);

@@ -44,5 +44,5 @@ export const originFault = (status: number, what: string, wait = 1): Fault => fa
 export function seen(error: unknown): Fault {
   if (error instanceof Fault) return error;
   console.error(error);
-  return fault(500, "internal_error", "the edge failed; its log has the request's id");
+  return fault(500, "internal_error", "the edge failed; its log says why");
 }

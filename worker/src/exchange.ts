@@ -2,7 +2,7 @@
 
 import { unauthorized, verify, type Principal } from "./access";
 import type { Env } from "./env";
-import { fault, JSON_TYPE, now, type Fault } from "./errors";
+import { fault, JSON_TYPE, now } from "./errors";
 import { count, limited } from "./limit";
 import { pointer, type Order, type Pointer } from "./origin";
 
@@ -19,6 +19,8 @@ export class Exchange {
   readonly origin: string;
   readonly path: string;
   readonly id: string;
+  /** Told when the caller hangs up. */
+  readonly left = new AbortController();
   /** Ends when the response's stream does. */
   live: Promise<void> | null = null;
   #limits: Record<string, string> = {};
@@ -26,6 +28,7 @@ export class Exchange {
   constructor(request: Request, env: Env) {
     [this.request, this.env] = [request, env];
     ({ origin: this.origin, pathname: this.path } = new URL(request.url));
+    request.signal.addEventListener("abort", () => this.left.abort());
     const given = this.header("x-request-id");
     this.id = /^[\w.:-]{1,128}$/.test(given) ? given : `req-${crypto.randomUUID()}`;
   }
@@ -62,15 +65,17 @@ export class Exchange {
 
   /** The whole body. Throws a 413, before it is read where its length is told. */
   async body(): Promise<Uint8Array> {
-    if (Number(this.header("content-length")) > this.env.MAX_BODY) throw this.#tooLarge();
+    const bound = (size: number): void => {
+      if (size > this.env.MAX_BODY) throw fault(413, "body_too_large", `the body is larger than ${this.env.MAX_BODY} bytes`);
+    };
     const parts: Uint8Array[] = [];
     let size = 0;
+    bound(Number(this.header("content-length")));
     for await (const part of this.request.body ?? []) {
       parts.push(part);
-      size += part.length;
-      if (size > this.env.MAX_BODY) throw this.#tooLarge();
+      bound((size += part.length));
     }
-    return new Uint8Array(await new Blob(parts).arrayBuffer());
+    return new Blob(parts).bytes();
   }
 
   /** What the origin is asked on behalf of the caller: nothing can be smuggled past a list of what may pass. */
@@ -86,9 +91,5 @@ export class Exchange {
     for (const [name, value] of Object.entries({ ...this.#limits, "x-request-id": this.id })) whole.headers.set(name, value);
     for (const name of INNER) whole.headers.delete(name);
     return whole;
-  }
-
-  #tooLarge(): Fault {
-    return fault(413, "body_too_large", `the body is larger than ${this.env.MAX_BODY} bytes`);
   }
 }

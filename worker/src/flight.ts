@@ -42,18 +42,21 @@ export class Flight extends DurableObject<Env> {
 
   async #fly(live: Live): Promise<void> {
     try {
-      for await (const part of (await live.head).body ?? []) tell(live, () => live.parts.push(part));
-      tell(live, () => (live.end = "whole"));
+      for await (const part of (await live.head).body ?? []) {
+        live.parts.push(part);
+        tell(live);
+      }
+      live.end = "whole";
     } catch {
-      tell(live, () => (live.end = "broken"));
+      live.end = "broken";
     }
+    tell(live);
     await scheduler.wait(GRACE);
     if (this.#live === live) this.#live = null;
   }
 }
 
-function tell(live: Live, change: () => void): void {
-  change();
+function tell(live: Live): void {
   live.news.resolve();
   live.news = Promise.withResolvers();
 }

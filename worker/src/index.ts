@@ -42,7 +42,7 @@ async function pass(x: Exchange): Promise<Response> {
   const [who, { release }] = [await x.admit(), await x.pointer()];
   const body = x.request.method === "POST" ? parse(await x.body()) : null;
   const order = x.order(who, body && body.text, Math.floor((body?.size ?? 0) / 4));
-  const response = await ask(x.env, order, x.request.signal);
+  const response = await ask(x.env, order, x.left.signal);
   const answer = await response.text();
   if (!response.headers.has("retry-after-ms")) await x.settle(who, order.tokens, spent(answer));
   const headers = { [RELEASE]: release, ...Object.fromEntries(response.headers), "x-ragstone-cache": "bypass" };

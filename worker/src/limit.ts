@@ -32,8 +32,8 @@ export function take(taken: Taken, who: Principal, kind: Kind, cost: number, at:
   const wait = !owed && late > SLACK ? late : 0;
   if (!wait) taken[kind] = [Math.max(0, left(kind) + (owed ? cost : fitting) * interval), at];
   const headers = (["requests", "tokens"] as const).flatMap((of): [string, string][] => [
-    [`x-ratelimit-limit-${of}`, String(most[of])],
-    [`x-ratelimit-remaining-${of}`, String(Math.max(0, Math.floor((MINUTE - left(of) + SLACK) / (MINUTE / most[of]))))],
+    [`x-ratelimit-limit-${of}`, `${most[of]}`],
+    [`x-ratelimit-remaining-${of}`, `${Math.max(0, Math.floor((MINUTE - left(of) + SLACK) / (MINUTE / most[of])))}`],
     [`x-ratelimit-reset-${of}`, duration(left(of))],
   ]);
   return { wait, headers: Object.fromEntries(headers) };

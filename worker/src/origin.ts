@@ -3,7 +3,7 @@
 import { keyring, type Keys, type Principal } from "./access";
 import { isFields, type Fields } from "./canonical";
 import type { Env } from "./env";
-import { Fault, originFault } from "./errors";
+import { Fault, now, originFault } from "./errors";
 import { count, limited } from "./limit";
 
 /** What the origin is asked on behalf of whom, and the tokens that it may cost. It is sent to a Durable Object as JSON. */
@@ -24,17 +24,18 @@ export interface Pointer {
 
 export const RELEASE = "x-ragstone-release";
 const RETURNED = ["content-type", "etag", "retry-after", RELEASE];
-/** How Cloudflare's network tells that an origin can't be reached, or is late. */
-const LATE = [522, 524];
 
 /** What was last known of the origin. Plain data: an isolate's requests may share it, where they may not share a fetch. */
-export const state = { pointer: null as Pointer | null, fault: "was not asked yet", checked: 0 };
+export const state = { pointer: null as Pointer | null, fault: "was not asked yet", begun: 0, checked: 0 };
 
-/** What is in force, read again once it is old enough; meanwhile other requests go on with what is known. Throws a 503 when nothing is. */
+/** What is in force, checked again once it is old enough. While one request checks, others go on with what is known, unless that is older
+ * still. Throws a 503 when nothing is known. */
 export async function pointer(env: Env): Promise<Pointer> {
-  if (!state.pointer || Date.now() - state.checked >= env.RELEASE_CHECK * 1000) {
-    state.checked = Date.now();
+  const late = (since: number, times: number): boolean => now() - since >= env.RELEASE_CHECK * times;
+  if (!state.pointer || (late(state.checked, 1) && late(state.begun, 1)) || late(state.checked, 2)) {
+    state.begun = now();
     await refresh(env);
+    state.checked = now();
   }
   if (!state.pointer) throw originFault(503, state.fault, env.RELEASE_CHECK);
   return state.pointer;
@@ -62,7 +63,7 @@ export async function ask(env: Env, order: Order, ...leaves: AbortSignal[]): Pro
     const answer = await fetch(env.ORIGIN + order.path, { ...order, redirect: "manual", signal });
     if (![200, 304].includes(answer.status) && !answer.headers.get("content-type")?.includes("json")) {
       await answer.body?.cancel();
-      const status = LATE.includes(answer.status) ? 504 : answer.status > 520 ? 503 : 502;
+      const status = [522, 524].includes(answer.status) ? 504 : answer.status > 520 ? 503 : 502; // Cloudflare's words for late and gone
       return originFault(status, `answered ${answer.status} without an error in JSON`).response;
     }
     const headers = new Headers(verdict.headers);

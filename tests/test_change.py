@@ -27,7 +27,7 @@ from tests.origins import Origin, Site, until
 from tests.speaker import speaking
 from tests.tiny import tiny
 
-SIZE = 1500
+SIZE = 1240
 CLIENTS = 2
 QUESTIONS = ("Which seal has part 7?", "valve3 seal5", "Where is pump1200 fitted?", "What belongs to part 44?")
 APART = 0.05

@@ -83,7 +83,8 @@ def read(path: Path, version: str, settings: Settings) -> Deployment:
     name = next((str(fields[place]) for place in NAMES if place in fields), path.stem)
     for what, text in (("name", name), ("--version", version)):
         if not VERSION.fullmatch(text) or REGISTERED.fullmatch(text):
-            raise ConfigError(f"{path}: {what} {text!r}: lower-case letters, digits, dots, dashes and underscores make one, and not 12 hex digits")
+            made = "lower-case letters, digits, dots, dashes and underscores make one, and not 12 hex digits"
+            raise ConfigError(f"{path}: {what} {text!r}: {made}")
     unused = tuple(sorted(place for place in fields if place not in {*origins.values(), *NAMES}))
     return Deployment(name, version, values, origins, unused, told)
 

@@ -1,7 +1,7 @@
 """`eas://service?region=cn-hangzhou`: a service on PAI-EAS answers, and a deployment becomes one.
 
-Keys come from the SDK's own chain, the service's token from DescribeService when it is needed; nothing here keeps or prints either. Verified
-against the SDK's contract, not against a live account.
+Keys come from the SDK's own chain, the service's token from DescribeService when it is needed; nothing here stores or prints either.
+Verified against the SDK's contract, not against a live account.
 """
 
 from __future__ import annotations
@@ -201,7 +201,9 @@ def scale(url: str, count: int) -> None:
 
 def remove(url: str) -> None:
     """End the service, and what it costs. Raises `GeneratorError`; one that is gone is no error."""
-    _services(url).remove()
+    services = _unseen(url)
+    if services.find():
+        services.remove()
 
 
 def body(deployment: Deployment, place: Place) -> dict[str, Any]:
@@ -331,7 +333,7 @@ class _Services:
         """Where it answers, with its token. The public address is called over TLS, also where PAI-EAS writes http."""
         found = self.find()
         if found is None:
-            raise GeneratorError(f"{self.place.region} has no PAI-EAS service {self.place.service}", "ragstone deploy service.json --to eas")
+            raise GeneratorError(f"{self.place.region} has no PAI-EAS service {self.name}", "ragstone deploy service.json --to eas")
         within = self.place.network == "vpc"
         url = str((found.intranet_endpoint if within else found.internet_endpoint) or "").rstrip("/")
         if not url:
@@ -399,11 +401,16 @@ class _Told(Client):  # type: ignore[misc]  # the SDK is not typed
 
 def _services(url: str) -> _Services:
     """The service of a URL, which must be there. Raises `GeneratorError`."""
-    place = read(url)
-    services = _Services(place, _client(place, Credentials()))
+    services = _unseen(url)
     if services.find() is None:
-        raise GeneratorError(f"{place.region} has no PAI-EAS service {place.service}")
+        raise GeneratorError(f"{services.place.region} has no PAI-EAS service {services.name}")
     return services
+
+
+def _unseen(url: str) -> _Services:
+    """The service of a URL, there or not."""
+    place = read(url)
+    return _Services(place, _client(place, Credentials()))
 
 
 def _config(place: Place, credentials: Credentials | None = None) -> Config:

@@ -1,4 +1,4 @@
-"""`--to kserve` and `--to kserve://plain`: a deployment as manifests for a cluster with KServe, or without. It renders, and applies nothing.
+"""`--to kserve`, `--to kserve://plain`: a deployment as manifests for a cluster with KServe, or without. It renders, and applies nothing.
 
 Sources: KServe's v1beta1 API and its page on the HPA autoscaler, vLLM's page on Kubernetes, Kubernetes' `apps/v1` and `autoscaling/v2`.
 """

@@ -42,6 +42,8 @@ class Services:
         self.message = "pulling the image"
         self.token = TOKEN
         self.models = ["qwen"]
+        self.elsewhere = ""
+        """The address of a real server that answers in a service's place."""
         self.asked: list[dict[str, Any]] = []
         """The bodies of the questions."""
 
@@ -101,8 +103,8 @@ class Services:
             "RunningInstance": service.instances if runs else 0,
             "TotalInstance": service.instances,
             "AccessToken": self.token,
-            "InternetEndpoint": f"{self.endpoint}{PREDICT}{name}",
-            "IntranetEndpoint": f"{self.endpoint}{PREDICT}{name}",
+            "InternetEndpoint": self.elsewhere or f"{self.endpoint}{PREDICT}{name}",
+            "IntranetEndpoint": self.elsewhere or f"{self.endpoint}{PREDICT}{name}",
             "Labels": [{"LabelKey": key, "LabelValue": value} for key, value in service.labels.items()],
         }
 

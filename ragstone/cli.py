@@ -36,6 +36,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
 app.add_typer(edges, name="edge")
 
+Version = "A version, name/version, or the URL of a service."
 Source = Annotated[Path | None, typer.Argument(help="The folder of documents; default: project.source of ragstone.toml.")]
 Channel = Annotated[str | None, typer.Option(help="The channel; default: project.channel of ragstone.toml.")]
 Minutes = Annotated[float | None, typer.Option(help="Stop the optimisation after so many minutes; 0 turns training off.")]
@@ -249,17 +250,18 @@ def edge_deploy(
 def deploy(
     file: Annotated[Path, typer.Argument(help="A service.json: name, model, AutoScaling; PAI-EAS's fields are understood.")],
     version: Annotated[str, typer.Option(help="What this version is called; it never changes.")] = "v1",
-    explain: Annotated[bool, typer.Option("--explain", help="Print what each field becomes, and do nothing.")] = False,
+    to: Annotated[str, typer.Option(help="Where it runs: local, eas, kserve, or a URL such as eas://?region=cn-hangzhou.")] = "local",
+    explain: Annotated[bool, typer.Option("--explain", "--dry-run", help="Print what this would do or send, and do nothing.")] = False,
 ) -> None:
     """Keep a version of a generator, after it has answered once; it takes no questions until it is given a share."""
     from ragstone import service
 
+    if explain:
+        print(service.explain(service.read(file, version, config.load()), to))
+        return
     settings, store = _open()
     deployment = service.read(file, version, settings)
-    if explain:
-        print(service.explain(deployment))
-        return
-    service.deploy(settings, store, deployment, Terminal().say)
+    service.deploy(settings, store, deployment, Terminal().say, to)
     print(f"{deployment.id} is there; to let it answer: ragstone service promote {deployment.id}")
 
 
@@ -274,6 +276,36 @@ def service_list(channel: Channel = None) -> None:
     shares = rel.load(store, record.release).generator if record else {}
     for id in service.deployed(store):
         print(f"{id:<40} {shares.get(id, 0):>3} %")
+
+
+@services.command("status")
+def service_status(version: Annotated[str, typer.Argument(help=Version)]) -> None:
+    """How a version that runs elsewhere is."""
+    from ragstone import service
+
+    _, store = _open()
+    print(service.status(store, version))
+
+
+@services.command("scale")
+def service_scale(
+    version: Annotated[str, typer.Argument(help=Version)],
+    count: Annotated[int, typer.Argument(min=0, help="How many replicas, whatever the load.")],
+) -> None:
+    """Fix the number of replicas of a version that runs elsewhere."""
+    from ragstone import service
+
+    _, store = _open()
+    service.scale(store, version, count)
+
+
+@services.command("delete")
+def service_delete(version: Annotated[str, typer.Argument(help=Version)], channel: Channel = None) -> None:
+    """End a version that runs elsewhere, and what it costs; deploying it again makes it anew."""
+    from ragstone import service
+
+    settings, store = _open()
+    service.delete(store, channel or settings.project.channel, version)
 
 
 @services.command("traffic")

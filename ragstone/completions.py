@@ -37,6 +37,8 @@ class Endpoint:
     key: str = field(default="", repr=False)
     provider: str = "openai"
     """The connector's name, for telemetry."""
+    refused: str = field(default="set RAGSTONE_SERVE_API_KEY", repr=False)
+    """What to do when the server refuses the key."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -99,6 +101,20 @@ class Completions:
                 return response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(endpoint, error) from error
+
+    async def models(self, endpoint: Endpoint, patience: float = 5.0) -> list[str]:
+        """The names of the models that the server lists: not every one does, but each refuses a wrong key. Raises `GeneratorError`."""
+        url, timeout = f"{endpoint.url}/models", aiohttp.ClientTimeout(total=patience)
+        try:
+            async with self._open().get(url, headers=endpoint.headers, timeout=timeout, allow_redirects=False) as response:
+                status, body = response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _unreachable(endpoint, error) from error
+        if status in (401, 403):
+            raise GeneratorError(f"{endpoint.url} refuses our key with {status}", endpoint.refused)
+        if status >= 500:
+            raise GeneratorError(f"{endpoint.url} is not well: it answers {status}", retryable=True)
+        return wire.models(body) if status == 200 else []
 
     async def close(self) -> None:
         """Drop every connection, and the requests on them."""
@@ -197,7 +213,7 @@ async def _refusal(endpoint: Endpoint, response: aiohttp.ClientResponse) -> tupl
     if endpoint.key:
         message = message.replace(endpoint.key, "***")  # some servers quote the key they refuse
     text = f"{endpoint.url} answered {response.status} for {endpoint.model!r}: {message}"
-    hint = "set RAGSTONE_SERVE_API_KEY" if response.status in (401, 403) else ""
+    hint = endpoint.refused if response.status in (401, 403) else ""
     return GeneratorError(text, hint, retryable=response.status in BUSY), _seconds(response.headers.get("retry-after", ""))
 
 

@@ -137,7 +137,8 @@ class Serve:
     """Which generator answers, and how."""
 
     url: str = "local://smollm2"
-    """`local://<weights>` runs llama.cpp here; `openai://host/v1?model=name` (or `openai+http://`) calls an OpenAI-compatible server."""
+    """`local://<weights>` runs llama.cpp here; `openai://host/v1?model=name` (or `openai+http://`) calls an OpenAI-compatible server,
+    `eas://service?region=name` a service on PAI-EAS."""
     api_key: str = field(default="", repr=False)
     """The key for an `openai` server; from RAGSTONE_SERVE_API_KEY rather than the file."""
     timeout: float = 120.0

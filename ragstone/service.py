@@ -10,25 +10,25 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ragstone import release as releases
 from ragstone import serve
 from ragstone.config import Settings, override
+from ragstone.connect import built_in, connector, scheme
 from ragstone.errors import ConfigError, Conflict, GeneratorError, ReleaseError
 from ragstone.release import Record, Release
-from ragstone.serve import Message, Sampling, Say
+from ragstone.serve import OURS, Deployment, Message, Sampling, Say
 from ragstone.store import Store
 
-VERSION = re.compile(r"[a-z0-9][a-z0-9.-]{0,30}")
+HERE = "local"
+VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,30}")
 REGISTERED = re.compile(r"[0-9a-f]{12}")
 """Versions that `serve.register` names by digest, from `serve.url`: they follow the settings, deployed ones do not."""
-
-OURS = ("sleep", "slots", "context", "threads", "max_tokens", "temperature")
-"""Fields of a service.json that are settings of `serve` by the same name."""
 
 STRATEGIES = ("autoscaler.scaleStrategies", "autoscaler.strategies")
 
@@ -55,25 +55,9 @@ NAMES = ("name", "metadata.name")
 
 ELSEWHERE = frozenset(
     """autoscaler cloud containers dockerAuth features labels metadata model_config model_entry model_path networking options oss_endpoint
-    processor processor_entry processor_path storage token""".split()  # noqa: SIM905  a list of words reads better as prose
+    processor processor_entry processor_path runtime storage token warm_up_data_path""".split()  # noqa: SIM905  a list of words reads better as prose
 )
 """What PAI-EAS knows and this machine has no use for."""
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """A version of a service, and the settings of `serve` that it runs with. `unused` are fields of the file that mean nothing here."""
-
-    name: str
-    version: str
-    serve: Mapping[str, object]
-    origins: Mapping[str, str]
-    """Setting -> the field of the file that gave it."""
-    unused: tuple[str, ...] = ()
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}/{self.version}"
 
 
 def read(path: Path, version: str, settings: Settings) -> Deployment:
@@ -99,12 +83,16 @@ def read(path: Path, version: str, settings: Settings) -> Deployment:
     name = next((str(fields[place]) for place in NAMES if place in fields), path.stem)
     for what, text in (("name", name), ("--version", version)):
         if not VERSION.fullmatch(text) or REGISTERED.fullmatch(text):
-            raise ConfigError(f"{path}: {what} {text!r}: lower-case letters, digits, dots and dashes make one, and not 12 hex digits")
-    return Deployment(name, version, values, origins, tuple(sorted(place for place in fields if place not in {*origins.values(), *NAMES})))
+            made = "lower-case letters, digits, dots, dashes and underscores make one, and not 12 hex digits"
+            raise ConfigError(f"{path}: {what} {text!r}: {made}")
+    unused = tuple(sorted(place for place in fields if place not in {*origins.values(), *NAMES}))
+    return Deployment(name, version, values, origins, unused, told)
 
 
-def explain(deployment: Deployment) -> str:
-    """What each field of the file becomes, and what is not used on this machine."""
+def explain(deployment: Deployment, to: str = HERE) -> str:
+    """What deploying would do: here, what each field of the file becomes and what is not used; elsewhere, what would be sent there."""
+    if scheme(to) != HERE:
+        return str(_elsewhere(to).explain(deployment, to))
     lines = [f"{deployment.id} on this machine: local replicas of llama.cpp, or the server that `model` names"]
     for setting, value in deployment.serve.items():
         lines.append(f"  serve.{setting} = {value!r}  <- {deployment.origins.get(setting, 'ragstone.toml')}")
@@ -112,18 +100,44 @@ def explain(deployment: Deployment) -> str:
     return "\n".join(lines)
 
 
-def deploy(settings: Settings, store: Store, deployment: Deployment, say: Say) -> None:
-    """Start the version once, let it say a word, and keep it in the store; it takes no traffic yet.
+def deploy(settings: Settings, store: Store, deployment: Deployment, say: Say, to: str = HERE) -> None:
+    """Start the version, here or elsewhere, let it say a word, and keep it in the store; it takes no traffic yet.
 
     Raises `GeneratorError` when it can't answer, and then nothing is kept; `Conflict` when the version is another one already.
     """
-    key, data = f"services/{deployment.id}.json", json.dumps(dict(deployment.serve), indent=1, sort_keys=True).encode()
+    far = scheme(to) != HERE
+    told = {**deployment.serve, "url": _elsewhere(to).address(deployment, to)} if far else dict(deployment.serve)
+    key, data = f"services/{deployment.id}.json", json.dumps(told, indent=1, sort_keys=True).encode()
     if store.stat(key) and store.get(key) != data:
         raise Conflict(f"{deployment.id} is deployed with other settings, and a version never changes", "give another --version")
-    say(f"deploy    {deployment.id} is started once, to see that it answers")
-    asyncio.run(_probe(override(settings, "serve", **{**deployment.serve, "replicas": 1, "replicas_most": 1}), say))
+    if far:
+        _elsewhere(to).deploy(deployment, to, say)
+    say(f"deploy    {deployment.id} is {'asked' if far else 'started'} once, to see that it answers")
+    asyncio.run(_probe(override(settings, "serve", **{**told, "replicas": 1, "replicas_most": 1}), say))
     with contextlib.suppress(Conflict):  # the same one, just now
         store.create(key, data)
+
+
+def status(store: Store, service: str) -> str:
+    """How a version that runs elsewhere is, in that place's words; `service` is a version, `name/version`, or the URL itself."""
+    url = _url(store, service)
+    return str(_able(url, "status")(url))
+
+
+def scale(store: Store, service: str, count: int) -> None:
+    """Give a version that runs elsewhere so many replicas, whatever the load. Raises `ConfigError` where that can't be."""
+    url = _url(store, service)
+    _able(url, "scale")(url, count)
+
+
+def delete(store: Store, channel: str, service: str) -> None:
+    """End a version that runs elsewhere, and what it costs; its record stays. Raises `ReleaseError` while it answers questions."""
+    url = _url(store, service)
+    record = releases.current(store, channel)
+    for name in releases.load(store, record.release).generator if record else ():
+        if json.loads(store.get(f"services/{name}.json"))["url"].partition("?")[0] == url.partition("?")[0]:
+            raise ReleaseError(f"{name} answers questions in the release in force", "ragstone service list")
+    _able(url, "remove")(url)
 
 
 def deployed(store: Store) -> list[str]:
@@ -169,6 +183,27 @@ def parse(shares: Sequence[str]) -> dict[str, int]:
             raise ConfigError(f"{text!r} is no share", "ragstone service traffic v1=90 v2=10")
         found[service] = int(percent)
     return found
+
+
+def _elsewhere(to: str) -> ModuleType:
+    """The connector that deploys to that place. Raises `ConfigError` when it deploys nothing."""
+    place = connector("serve", to)
+    if not hasattr(place, "deploy"):
+        those = [name for name in built_in("serve") if hasattr(connector("serve", name), "deploy")]
+        raise ConfigError(f"nothing is deployed to {scheme(to)!r}", f"--to {' or '.join([HERE, *those])}")
+    return place
+
+
+def _url(store: Store, service: str) -> str:
+    return service if "://" in service else str(json.loads(store.get(f"services/{_found(store, service)}.json"))["url"])
+
+
+def _able(url: str, verb: str) -> Callable[..., Any]:
+    """What the connector of a URL calls `verb`."""
+    does: Callable[..., Any] | None = getattr(connector("serve", url), verb, None)
+    if does is None:
+        raise ConfigError(f"{scheme(url)} runs within the processes that serve, as its service.json says", "deploy another --version")
+    return does
 
 
 async def _probe(settings: Settings, say: Say) -> None:

@@ -101,6 +101,18 @@ def error_message(body: bytes) -> str:
     return (fault if isinstance(fault, str) else orjson.dumps(fault).decode())[:500]
 
 
+def models(body: bytes) -> list[str]:
+    """The ids in the body of `GET /v1/models`; none when it is something else.
+
+    >>> models(b'{"object": "list", "data": [{"id": "qwen", "object": "model"}]}'), models(b"<html>")
+    (['qwen'], [])
+    """
+    try:
+        return [str(one["id"]) for one in orjson.loads(body)["data"]]
+    except (ValueError, LookupError, TypeError):
+        return []
+
+
 # ---- bodies
 
 

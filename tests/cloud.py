@@ -1,4 +1,4 @@
-"""PAI-DLC and OSS on loopback, as far as `ragstone.train.pai` and `ragstone.store.oss` speak to them.
+"""PAI-DLC, PAI-EAS and OSS on loopback, as far as `ragstone.train.pai`, `ragstone.serve.eas` and `ragstone.store.oss` speak to them.
 
 It checks every signature with an implementation of its own.
 
@@ -30,18 +30,13 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import pytest
 
+from tests.refused import Refused as Refused
+from tests.services import PREDICT, SERVICES, Services
+
 crcmod = pytest.importorskip("crcmod", reason="the packages of PAI are not installed: pip install 'ragstone[pai]'")
 
 KEY, SECRET, REGION = "LTAI-test", "a-secret-that-no-message-may-show", "cn-test"
 crc64: Callable[[bytes], int] = crcmod.mkCrcFun(0x1_42F0_E1EB_A9EA_3693, initCrc=0, xorOut=0xFFFF_FFFF_FFFF_FFFF, rev=True)
-
-
-class Refused(Exception):
-    """An answer that is an error."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message
 
 
 def hmac256(key: bytes, text: str) -> bytes:
@@ -111,7 +106,7 @@ class Cloud:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.secrets = {"oss": SECRET, "dlc": SECRET}
+        self.secrets = {"oss": SECRET, "dlc": SECRET, "eas": SECRET}
         self.runs: list[Run] = []
         self.calls: list[str] = []
         self.cut: dict[str, int] = {}
@@ -122,6 +117,7 @@ class Cloud:
         self.notes: dict[Path, dict[str, str]] = {}
         self.lock = threading.RLock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.services = Services(REGION, self.endpoint)
 
     @property
     def endpoint(self) -> str:
@@ -166,12 +162,13 @@ class Cloud:
                 if cloud.cuts(call):
                     self.close_connection = True
                     return
-                dlc = self.path.startswith("/api/v1/jobs")
+                answers = {"/api/v1/jobs": cloud.dlc, SERVICES: cloud.eas, PREDICT: cloud.services.predict}
+                api = next((answer for path, answer in answers.items() if self.path.startswith(path)), None)
                 try:
-                    status, told, content = (cloud.dlc if dlc else cloud.oss)(self.command, self.path, headers, body)
+                    status, told, content = (api or cloud.oss)(self.command, self.path, headers, body)
                     cloud.calls.append(call)
                 except Refused as error:
-                    status, told, content = error.status, *(_json_error if dlc else _xml_error)(error)
+                    status, told, content = error.status, *(_json_error if api else _xml_error)(error)
                 self.send_response(status)
                 for name, value in {"content-length": str(len(content)), **told}.items():
                     self.send_header(name, value)
@@ -210,7 +207,17 @@ class Cloud:
             told = self._stop(run) if rest == "stop" else self._logs(run, query) if rest else run.told()
         return 200, {"content-type": "application/json"}, json.dumps({**told, "RequestId": "R-1"}).encode()
 
-    def _verify_acs3(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
+    def eas(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """PAI-EAS: verify, then answer."""
+        self._verify_acs3(method, target, headers, body, "eas", "2021-07-01")
+        path, query = unquote(urlsplit(target).path), dict(parse_qsl(urlsplit(target).query))
+        with self.lock:
+            told = self.services.answer(method, path.removeprefix(SERVICES), query, json.loads(body or b"{}"))
+        return 200, {"content-type": "application/json"}, json.dumps({**told, "RequestId": "R-1"}).encode()
+
+    def _verify_acs3(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, service: str = "dlc", version: str = "2020-12-03"
+    ) -> None:
         pattern = r"ACS3-HMAC-SHA256 Credential=([^,]+),SignedHeaders=([^,]+),Signature=(\w+)"
         found = re.fullmatch(pattern, headers.get("authorization", ""))
         if found is None:
@@ -226,9 +233,9 @@ class Cloud:
             fresh = headers["x-acs-signature-nonce"] not in self.nonces
             self.nonces.add(headers["x-acs-signature-nonce"])
         whole = headers["x-acs-content-sha256"] == hashlib.sha256(body).hexdigest()
-        if not must <= set(signed.split(";")) or late or not fresh or not whole or headers["x-acs-version"] != "2020-12-03":
+        if not must <= set(signed.split(";")) or late or not fresh or not whole or headers["x-acs-version"] != version:
             raise Refused(400, "IncompleteSignature", "the request does not conform to the standards")
-        if not hmac.compare_digest(acs3(self.secrets["dlc"], method, target, headers, signed), signature):
+        if not hmac.compare_digest(acs3(self.secrets[service], method, target, headers, signed), signature):
             raise Refused(403, "SignatureDoesNotMatch", "Specified signature is not matched with our calculation.")
 
     def _create(self, asked: dict[str, Any]) -> dict[str, Any]:

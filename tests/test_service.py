@@ -12,6 +12,7 @@ from ragstone import project, release, service, store
 from ragstone.cli import app
 from ragstone.config import Settings, override
 from ragstone.errors import ConfigError, Conflict, GeneratorError, ReleaseError
+from ragstone.serve import Deployment
 from ragstone.serve import deployed as settings_of
 from ragstone.show import Silence
 from ragstone.store import Store
@@ -37,7 +38,7 @@ def written(folder: Path, told: object, name: str = "service.json") -> Path:
     return path
 
 
-def deployment(settings: Settings, tmp_path: Path, version: str = "v1", **told: Any) -> service.Deployment:
+def deployment(settings: Settings, tmp_path: Path, version: str = "v1", **told: Any) -> Deployment:
     return service.read(written(tmp_path, {"name": "llm", "context": 1024, "slots": 1, **told}), version, settings)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from ragstone.config import Settings, override
@@ -16,7 +17,7 @@ from ragstone.errors import Conflict
 from ragstone.store import Store
 from ragstone.wire import Message, Piece, Sampling, Usage
 
-__all__ = ["Generator", "Message", "Piece", "Sampling", "Say", "Usage", "connect", "deployed", "register"]
+__all__ = ["Deployment", "Generator", "Message", "Piece", "Sampling", "Say", "Usage", "connect", "deployed", "register"]
 
 
 class Generator(Protocol):
@@ -50,6 +51,43 @@ def connect(settings: Settings, say: Say | None = None) -> Generator:
     """The generator behind `serve.url`, not yet started."""
     generator: Generator = connector("serve", settings.serve.url).connect(settings, say)
     return generator
+
+
+OURS = ("sleep", "slots", "context", "threads", "max_tokens", "temperature")
+"""Fields of a service.json that are settings of `serve` by the same name."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A version of a service, and the settings of `serve` that it runs with. `unused` are fields of the file that mean nothing here."""
+
+    name: str
+    version: str
+    serve: Mapping[str, object]
+    origins: Mapping[str, str]
+    """Setting -> the field of the file that gave it."""
+    unused: tuple[str, ...] = ()
+    told: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The file as it was written, for places that know more of its fields than this machine."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}/{self.version}"
+
+    @property
+    def foreign(self) -> dict[str, Any]:
+        """What the file says beyond our own fields."""
+        return {name: value for name, value in self.told.items() if name not in ("AutoScaling", "model", "replicas", *OURS)}
+
+    @property
+    def least(self) -> int:
+        """Replicas at least, and …"""
+        return int(str(self.serve.get("replicas", 1)))
+
+    @property
+    def most(self) -> int:
+        """… at most."""
+        return max(self.least, int(str(self.serve.get("replicas_most", 1))))
 
 
 DEPLOYMENT = ("url", "max_tokens", "temperature", "slots", "context")

@@ -58,11 +58,7 @@ class OpenAIGenerator:
 
     async def start(self) -> None:
         """Ask the server for its models: not every one lists them, but each refuses a wrong key. Raises `GeneratorError`."""
-        status = await self._completions.status(self.endpoint, "/models")
-        if status in (401, 403):
-            raise GeneratorError(f"{self.endpoint.url} refuses our key with {status}", "set RAGSTONE_SERVE_API_KEY")
-        if status >= 500:
-            raise GeneratorError(f"{self.endpoint.url} is not well: it answers {status}", retryable=True)
+        await self._completions.models(self.endpoint)
 
     async def healthy(self) -> bool:
         try:

@@ -22,17 +22,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import alibabacloud_oss_v2 as oss
 from alibabacloud_credentials.client import Client as Credentials
-from alibabacloud_credentials.exceptions import CredentialException
 from alibabacloud_oss_v2.credentials import CredentialsProviderFunc
-from alibabacloud_oss_v2.exceptions import BaseError, ServiceError
+from alibabacloud_oss_v2.exceptions import BaseError
 from alibabacloud_pai_dlc20201203 import models as dlc
 from alibabacloud_pai_dlc20201203.client import Client
-from alibabacloud_tea_openapi.exceptions import AlibabaCloudException
 from alibabacloud_tea_openapi.utils_models import Config
-from Tea.exceptions import UnretryableException
 
 from ragstone import alibaba, job
-from ragstone.connect import is_here
 from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError, TrainError
 from ragstone.train import MEMORY, Progress, Recipe, Report, Trainer
@@ -51,7 +47,7 @@ OVERLAP = timedelta(minutes=1)
 LAST = 20
 """Lines of the job's log in a message."""
 AGAIN = "give the same command again: it finds the job and goes on"
-FAILURES = (AlibabaCloudException, UnretryableException, BaseError, CredentialException)
+FAILURES = (*alibaba.FAILURES, BaseError)
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ class Place:
     @property
     def host(self) -> str:
         """The bucket's endpoint for this machine."""
-        return _server(self.oss_endpoint)[1] or f"oss-{self.region}.aliyuncs.com"
+        return alibaba.server(self.oss_endpoint)[1] or f"oss-{self.region}.aliyuncs.com"
 
     def folder(self, digest: str) -> str:
         """The key of a job's folder."""
@@ -95,7 +91,7 @@ class Place:
 
     def mount(self, key: str) -> str:
         """The URI that PAI mounts a folder of the bucket by: over the region's own network, where its endpoint is not given."""
-        return f"oss://{self.bucket}.{_server(self.oss_endpoint)[1] or f'oss-{self.region}-internal.aliyuncs.com'}/{key}/"
+        return f"oss://{self.bucket}.{alibaba.server(self.oss_endpoint)[1] or f'oss-{self.region}-internal.aliyuncs.com'}/{key}/"
 
 
 OPTIONS = tuple(one.name for one in fields(Place) if one.name != "workspace")
@@ -162,7 +158,7 @@ def read(url: str) -> Place:
         raise ConfigError(f"{place.job_name!r} is no name of a PAI job: letters, digits, _ . and - only", "--job-name custom-emb")
     if place.oss_path and not re.fullmatch(r"oss://[a-z0-9-]+/[^?#]*[^/?#]/?", place.oss_path):
         raise ConfigError(f"{place.oss_path!r} is no folder of a bucket", "--oss-path oss://bucket/raw/")
-    _server(place.endpoint), _server(place.oss_endpoint)
+    alibaba.server(place.endpoint), alibaba.server(place.oss_endpoint)
     return place
 
 
@@ -268,8 +264,8 @@ class _Jobs:
         try:
             return self.client.get_job(id, dlc.GetJobRequest(need_detail=True)).body
         except FAILURES as error:
-            if patience <= 1 or not _passes(error):
-                raise TrainError(f"lost sight of the PAI job {id}, which may still run: {_told(error)}", _hint(error)) from error
+            if patience <= 1 or not alibaba.passes(error):
+                raise TrainError(f"lost sight of the PAI job {id}, which may still run: {alibaba.told(error)}", _hint(error)) from error
         time.sleep(self.place.poll)
         return self.look(id, patience - 1)
 
@@ -279,7 +275,7 @@ class _Jobs:
         try:
             return [line for pod in now.pods or [] for line in self.client.get_pod_logs(id, pod.pod_id, asked).body.logs or []]
         except FAILURES as error:
-            return [f"(the log can't be read: {_told(error)})"]
+            return [f"(the log can't be read: {alibaba.told(error)})"]
 
     def stop(self, id: str) -> None:
         """Ask PAI to end the job: it gets SIGTERM and writes its checkpoint."""
@@ -381,20 +377,12 @@ class _Bucket:
 
 
 def _config(place: Place, credentials: Credentials | None = None) -> Config:
-    protocol, host = _server(place.endpoint)
+    protocol, host = alibaba.server(place.endpoint)
     return Config(credential=credentials, region_id=place.region, endpoint=host or None, protocol=protocol)
 
 
 def _client(place: Place, credentials: Credentials) -> Client:
     return Client(_config(place, credentials))
-
-
-def _server(endpoint: str) -> tuple[str, str]:
-    """Protocol and host. Raises `ConfigError` on http to another machine: a session's token travels in a header."""
-    protocol, _, host = endpoint.rpartition("://")
-    if protocol == "http" and not is_here(urlsplit(endpoint).hostname):
-        raise ConfigError(f"{endpoint} is not encrypted", f"https://{host}")
-    return protocol or "https", host.strip("/")
 
 
 def _report(lines: Sequence[str], progress: Report, step: int) -> int:
@@ -426,24 +414,8 @@ def _asking(what: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise TrainError(f"{what}: {_told(error)}", hint or _hint(error)) from error
-
-
-def _told(error: BaseException) -> str:
-    """What the service says, by its code and message alone: the rest of an answer repeats the request, and with it who signed."""
-    root = alibaba.root(error)
-    if isinstance(root, AlibabaCloudException | ServiceError):
-        return f"{root.code}: {root.message}"
-    return str(root) or type(root).__name__
+        raise TrainError(f"{what}: {alibaba.told(error)}", hint or _hint(error)) from error
 
 
 def _hint(error: BaseException) -> str:
     return alibaba.REFUSED if alibaba.refused(error) else AGAIN
-
-
-def _passes(error: BaseException) -> bool:
-    """Whether asking again may help: no connection, a server's own fault, too many requests."""
-    root = alibaba.root(error)
-    if isinstance(root, AlibabaCloudException):
-        return int(root.status_code or 0) >= 500 or int(root.status_code or 0) == 429 or "Throttling" in str(root.code)
-    return not isinstance(root, CredentialException)

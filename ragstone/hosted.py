@@ -92,8 +92,7 @@ class Hosted(ABC):
     def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         """Load the chunks and close the index to writing. One that died half way is gone on with: what is there is not written again."""
         self.check()
-        rows = {chunk.id: vector for chunk, vector in zip(chunks, vectors, strict=True)}
-        self._keep(folder, digest, Load(len(chunks), vectors.shape[1], mapping.lines(chunks, rows)))
+        self._keep(folder, digest, Load(len(chunks), vectors.shape[1], mapping.lines(chunks, vectors.__getitem__)))
 
     def open(self, folder: Path, digest: str) -> HostedIndex:
         name = address.name(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -82,20 +82,20 @@ def closing(name: str, digest: str, chunks: int, model: str) -> list[Request]:
 
 def example(name: str, pipeline: str, dimensions: int) -> Request:
     """The bulk request of one chunk, in capitals what is each chunk's own."""
-    vectors = {} if pipeline else {EXAMPLE.id: np.zeros(2, np.float32)}
+    vector = None if pipeline else np.zeros(2, np.float32)
     why = f"the chunks, many at a time; in capitals what is each one's own, and a vector has {dimensions} numbers"
-    return Request("POST", f"/{name}/_bulk", b"".join(lines([EXAMPLE], vectors, pipeline)), why)
+    return Request("POST", f"/{name}/_bulk", b"".join(lines([EXAMPLE], lambda row: vector, pipeline)), why)
 
 
-def lines(chunks: Sequence[Chunk], vectors: Mapping[str, Vector], pipeline: str = "") -> Iterator[bytes]:
+def lines(chunks: Sequence[Chunk], vectors: Callable[[int], Vector | None], pipeline: str = "") -> Iterator[bytes]:
     """Two lines of a bulk request for each chunk, in the order of their ids: equal corpora rank ties alike.
 
-    One without a vector goes through the pipeline.
+    `vectors` gives that of a row; a chunk without one goes through the pipeline. Neither chunks nor vectors are held whole.
     """
     reader = Analyser()
-    for chunk in sorted(chunks, key=lambda chunk: chunk.id):
+    for row in sorted(range(len(chunks)), key=lambda row: chunks[row].id):
+        chunk, vector = chunks[row], vectors(row)
         stems = reader.analyze(chunk.context)
-        vector = vectors.get(chunk.id)
         document = {
             **({inference.PASSAGE: passage(chunk)} if vector is None else {"vector": floats(vector)}),
             WORDS: " ".join(stems) or NONE,

@@ -113,7 +113,7 @@ class Inferring(OpenSearch):
         question, passage = (self._inference.name(kind, model) for kind in (QUERY, CHUNK))
         for request in self._pipelines(model, inference.known(self._cluster, passage)):
             self._cluster.send(request)
-        lines = _counted(mapping.lines(chunks, known, passage), progress)
+        lines = _counted(mapping.lines(chunks, lambda row: known.get(chunks[row].id), passage), progress)
         self._keep(folder, digest, Load(len(chunks), model.dimensions, lines, ASKED, question))
 
     def _preparation(self, model: Model) -> tuple[list[Request], str, str]:

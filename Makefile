@@ -19,8 +19,9 @@ ASK ?=
 demo: .venv/.ready
 	@$(RUN) examples/demo.py --folder "$(DEMO)" --docs "$(DOCS)" --ask "$(ASK)"
 
+# A file's tests stay in one process, since they share what is slow to start.
 test: .venv/.ready
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/.ready
 	$(RUN) -m ruff check .

@@ -59,6 +59,8 @@ ELSEWHERE = frozenset(
 )
 """What PAI-EAS knows and this machine has no use for."""
 
+SHAPES: Mapping[str, type] = {"metadata": dict, "autoscaler": dict, "containers": list}
+
 
 def read(path: Path, version: str, settings: Settings) -> Deployment:
     """The deployment that a service.json describes: our own fields, PAI-EAS's, or the seed's `AutoScaling`.
@@ -71,6 +73,7 @@ def read(path: Path, version: str, settings: Settings) -> Deployment:
         raise ConfigError(f"{path} can't be read as JSON: {error}") from error
     if not isinstance(told, dict):
         raise ConfigError(f"{path} must hold a JSON object")
+    _check_shapes(path, told)
     fields = dict(_flat(told))
     _check_known(path, fields)
     fields = {place: _of_cpu(value) if place in STRATEGIES else value for place, value in fields.items()}
@@ -253,6 +256,12 @@ def _of_cpu(strategies: object) -> object:
     told = strategies if isinstance(strategies, list) else []
     cpu = [one for one in told if isinstance(one, dict) and one.get("metricName", one.get("metric_name")) == "cpu"]
     return cpu[0].get("threshold") if cpu else None
+
+
+def _check_shapes(path: Path, told: Mapping[str, Any]) -> None:
+    for name, kind in SHAPES.items():
+        if not isinstance(told.get(name, kind()), kind):
+            raise ConfigError(f"{path}: {name} must hold {'an object' if kind is dict else 'a list'}")
 
 
 def _check_known(path: Path, fields: Mapping[str, object]) -> None:

@@ -70,6 +70,8 @@ def test_pai_eas_fields_mean_what_they_mean_there_and_the_rest_is_named(settings
         ({"replicas": {"min": 3, "max": 2}}, "3 replicas at least and 2 at most"),
         ({"replicas": {"min": 0}}, "0 replicas at least"),
         ({"AutoScaling": {"TargetCpuUtilization": 170}}, "a CPU target of 170 %"),
+        ({"metadata": "small"}, "metadata must hold an object"),
+        ({"containers": {"image": "registry/vllm"}}, "containers must hold a list"),
         ({"name": "Big Model"}, "'Big Model'"),
         ({"name": "0123456789ab"}, "not 12 hex digits"),
     ],

@@ -65,8 +65,6 @@ class Hosted(ABC):
 
     kind: ClassVar[str]
     """What the engine is called."""
-    checks: ClassVar[Sequence[str]]
-    """Where it is asked whether it can take an index."""
 
     def __init__(self, cluster: Cluster, prefix: str, url: str) -> None:
         self._cluster = cluster
@@ -76,6 +74,10 @@ class Hosted(ABC):
     @abstractmethod
     def check(self) -> None:
         """Raises `IndexingError` when an index can't be built here."""
+
+    @abstractmethod
+    def _checks(self) -> list[str]:
+        """The paths that `check` gets, in order."""
 
     @abstractmethod
     def _vector(self, dimensions: int) -> dict[str, Any]:
@@ -105,7 +107,7 @@ class Hosted(ABC):
     def explain(self, digest: str, chunks: int, model: Model) -> list[str]:
         """The requests of `build`, in order, where nothing is there yet, then the first of a question; nothing is sent."""
         name = self._name(digest)
-        checks = [Request("GET", path, why="can it take an index?") for path in self.checks]
+        checks = [Request("GET", path, why="can it take an index?") for path in self._checks()]
         before, pipeline, asked = self._preparation(model)
         filling = [self._creation(name, digest, model.dimensions), mapping.opening(name)]
         ending = [*mapping.counting(name), *mapping.closing(name, digest, chunks, asked)]

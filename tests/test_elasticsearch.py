@@ -16,6 +16,7 @@ from ragstone.cluster import Cluster
 from ragstone.config import Settings
 from ragstone.errors import ConfigError, IndexingError
 from ragstone.index import elasticsearch
+from ragstone.inference import Model
 from ragstone.show import Silence
 from tests import elastic_node, node
 from tests.conformance.test_index import CHUNKS, QUERY, VECTORS, unit
@@ -87,6 +88,14 @@ def test_a_cluster_that_can_take_no_index_is_named_with_the_reason(fault: dict[s
 def test_a_cluster_that_is_well_passes() -> None:
     with node.running(WELL) as one:
         connect(f"elasticsearch://{one.address}").check()
+
+
+def test_an_explanation_names_each_check_that_is_made() -> None:
+    with node.running(WELL) as one:
+        there = connect(f"elasticsearch://{one.address}/docs")
+        there.check()
+        checks = [request for request in there.explain("d", 9, Model("m", 3)) if "can it take an index?" in request]
+    assert [request.split(one.address)[1].partition("?")[0] for request in checks] == [asked.removeprefix("GET ") for asked in one.asked]
 
 
 def test_a_node_that_nobody_runs_is_named() -> None:

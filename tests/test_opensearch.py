@@ -14,6 +14,7 @@ from ragstone.cluster import Cluster, Patience
 from ragstone.config import Settings
 from ragstone.errors import ConfigError, IndexingError
 from ragstone.index import opensearch
+from ragstone.inference import Model
 from ragstone.show import Silence
 from tests import node
 from tests.conformance.test_index import QUERY
@@ -94,6 +95,14 @@ def test_a_cluster_that_can_take_no_index_is_named_with_the_reason(fault: dict[s
 def test_a_cluster_that_is_well_passes() -> None:
     with node.running(node.WELL) as one:
         connect(one.url).check()
+
+
+def test_an_explanation_names_each_check_that_is_made() -> None:
+    with node.running(node.WELL) as one:
+        there = connect(one.url)
+        there.check()
+        checks = [request for request in there.explain("d", 9, Model("m", 3)) if "can it take an index?" in request]
+    assert [request.split(one.address)[1].partition("?")[0] for request in checks] == [asked.removeprefix("GET ") for asked in one.asked]
 
 
 def test_a_node_that_nobody_runs_is_named() -> None:

@@ -49,7 +49,6 @@ class Elasticsearch(Hosted):
     """A place of indexes: a cluster, and what their names begin with."""
 
     kind = "Elasticsearch"
-    checks = (VERSIONS, HEALTH, BLOCKS)
 
     def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options) -> None:
         super().__init__(cluster, prefix, url)
@@ -63,6 +62,9 @@ class Elasticsearch(Hosted):
         self._check_rights()
         self._check_health()
         self._check_blocks()
+
+    def _checks(self) -> list[str]:
+        return [VERSIONS, f"/{self._name('0')}", HEALTH, BLOCKS]
 
     def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         check(chunks, vectors)

@@ -48,7 +48,6 @@ class OpenSearch(Hosted):
     """A place of indexes: a cluster, and what their names begin with."""
 
     kind = "OpenSearch"
-    checks = ("/", PLUGINS, HEALTH, BLOCKS)
 
     def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options) -> None:
         super().__init__(cluster, prefix, url)
@@ -62,6 +61,9 @@ class OpenSearch(Hosted):
         self._check_plugins([plugin["component"] for plugin in plugins])
         self._check_health()
         self._check_blocks()
+
+    def _checks(self) -> list[str]:
+        return ["/", PLUGINS, HEALTH, BLOCKS]
 
     def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         check(chunks, vectors)

@@ -320,7 +320,7 @@ def test_a_generator_that_fails_at_once_is_an_http_error(origin: Origin, speaker
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_stops_the_generator(origin: Origin, speaker: Speaker, stream: bool) -> None:
-    speaker.text, speaker.held = TRUE + " A pump that runs dry scores its sleeve." * 9, True
+    speaker.text, speaker.held = TRUE + " A pump that runs dry" + ", or nearly dry" * 9 + ", scores its sleeve.", True
     host, port = origin.url.removeprefix("http://").split(":")
     body = json.dumps({"model": "production", "messages": [{"role": "user", "content": PRIMED}], "stream": stream}).encode()
     with socket.create_connection((host, int(port)), timeout=60) as raw:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def index(settings: Settings, store: Store, snapshot: str, model: str, show: Show) -> str:
     """The digest of the index of a snapshot under a model. Only what the index in force does not hold is encoded.
 
-    Chunks and vectors are never held whole, and a run that was killed goes on with the part in which it was; where an engine makes the
-    vectors, what it has is not sent again.
+    Chunks and vectors are never held whole, and a run that was killed goes on with the part in which it was. Where an engine makes the
+    vectors, those that the index in force knows are held, and what the engine has is not written again.
     """
     from ragstone import draft
     from ragstone import index as indexes

@@ -76,6 +76,7 @@ class Replicas:
             await asyncio.wait(self._tasks)
         places, self._places = self._places, []
         await asyncio.gather(*(place.close() for place in places))
+        self._tell()
 
     def _place(self) -> Place:
         place = Place(self._kind, self._tell)
@@ -140,6 +141,7 @@ class Replicas:
             await place.open()
         except GeneratorError as error:
             log.warning("another replica can't be started: %s", error)
+            await asyncio.sleep(STEADY)  # its place stays taken: the next try comes after that
             self._places.remove(place)
 
     async def _shrink(self, place: Place) -> None:

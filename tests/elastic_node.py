@@ -46,8 +46,8 @@ TESTS = ("tests/conformance/test_index.py", "tests/conformance/test_hosted.py", 
 def up() -> str:
     """The URL of a node that answers: the one that runs, or a new one. Raises `Missing`."""
     home = _home()
-    if not engines._runs(home):
-        _start(home, _java(), engines._free_port())
+    if not engines.runs(home):
+        _start(home, _java(), engines.free_port())
     node, patience = (home / "url").read_text(), urllib3.Retry(START, backoff_factor=1, backoff_max=1, status_forcelist=[503])
     try:
         urllib3.request("GET", f"{node}/_cluster/health?wait_for_status=yellow", retries=patience, timeout=60)
@@ -60,7 +60,7 @@ def up() -> str:
 def down() -> None:
     """Stop the node, and wait until it is gone; nothing when none runs."""
     home = _folder()
-    if not engines._runs(home):
+    if not engines.runs(home):
         return
     pid = int((home / "pid").read_text())
     gone = os.pidfd_open(pid)
@@ -78,7 +78,7 @@ def url(name: str) -> str:
 
 
 def _folder() -> Path:
-    return engines._folder() / f"elasticsearch-{VERSION}"
+    return engines.cache() / f"elasticsearch-{VERSION}"
 
 
 def _home() -> Path:
@@ -88,7 +88,7 @@ def _home() -> Path:
         return home
     shutil.rmtree(home, ignore_errors=True)
     home.parent.mkdir(parents=True, exist_ok=True)
-    engines._unpack(engines._download(NODE, home.parent), home.parent)
+    engines.unpack(engines.download(NODE, home.parent), home.parent)
     for program in (home / "bin").iterdir():
         program.chmod(0o755)  # Python's zipfile drops the bit
     (home / "ready").touch()
@@ -115,44 +115,21 @@ def _start(home: Path, java: Path, port: int) -> None:
         "path.data": home / "data",
         "network.host": "127.0.0.1",
         "http.port": port,
-        "transport.port": engines._free_port(),
+        "transport.port": engines.free_port(),
         "discovery.type": "single-node",
         "cluster.routing.allocation.disk.threshold_enabled": "false",
         "xpack.security.enabled": "false",
     }
     command = [str(home / "bin" / "elasticsearch"), "-p", str(home / "pid"), *(f"-E{name}={value}" for name, value in settings.items())]
     environment = {"PATH": os.environ["PATH"], "ES_JAVA_HOME": str(java), "ES_JAVA_OPTS": f"-Xms{engines.HEAP} -Xmx{engines.HEAP}"}
-    user = "nobody" if engines._root() else None
+    user = "nobody" if engines.is_root() else None
     if user:
-        engines._give(home, user)
+        engines.give(home, user)
     with (home / "node.log").open("wb") as log:
         subprocess.Popen(
             command, stdout=log, stderr=log, env=environment, cwd=home, user=user, extra_groups=[] if user else None, start_new_session=True
         )
 
 
-def _test(node: str) -> int:
-    environment = {**os.environ, URL: node}
-    return subprocess.run([sys.executable, "-m", "pytest", *TESTS], env=environment).returncode
-
-
-def main(arguments: list[str]) -> int:
-    if arguments == ["down"]:
-        down()
-        return 0
-    try:
-        node = up()
-    except Missing as error:
-        print(f"SKIPPED: no Elasticsearch node: {error}", file=sys.stderr)
-        return 0
-    if arguments == ["up"]:
-        print(node)
-        return 0
-    try:
-        return _test(node)
-    finally:
-        down()
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(engines.command("Elasticsearch", up, down, URL, TESTS))

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -78,8 +79,8 @@ class Missing(Exception):
 def up() -> str:
     """The URL of a node that answers: the one that runs, or a new one. Raises `Missing`."""
     home = _home()
-    if not _runs(home):
-        _start(home, _java(), _free_port())
+    if not runs(home):
+        _start(home, _java(), free_port())
     node = (home / "url").read_text()
     health = urllib3.request("GET", f"{node}/_cluster/health?wait_for_status=yellow", retries=_patience(), timeout=60)
     if health.status != 200:
@@ -89,8 +90,8 @@ def up() -> str:
 
 def down() -> None:
     """Stop the node, and wait until it is gone; nothing when none runs."""
-    home = _folder() / f"opensearch-{VERSION}"
-    if not _runs(home):
+    home = cache() / f"opensearch-{VERSION}"
+    if not runs(home):
         return
     pid = int((home / "pid").read_text())
     gone = os.pidfd_open(pid)
@@ -107,33 +108,33 @@ def url(name: str) -> str:
     return f"opensearch://{urlsplit(node).netloc}/{name}"
 
 
-def _folder() -> Path:
+def cache() -> Path:
     """Where nodes are kept. Root's own cache is closed to the user that a node of root's runs as."""
     named = os.environ.get("RAGSTONE_ENGINES")
     if named:
         return Path(named)
-    return Path("/var/tmp/ragstone-engines") if _root() else config.cache_folder() / "engines"
+    return Path("/var/tmp/ragstone-engines") if is_root() else config.cache_folder() / "engines"
 
 
 def _home() -> Path:
     """The unpacked node with its plugins, downloaded first when it is not there."""
-    home, parts = _folder() / f"opensearch-{VERSION}", "\n".join(PLUGINS)
+    home, parts = cache() / f"opensearch-{VERSION}", "\n".join(PLUGINS)
     with suppress(OSError):
         if (home / "ready").read_text() == parts:
             return home
     down()
     shutil.rmtree(home, ignore_errors=True)
     home.parent.mkdir(parents=True, exist_ok=True)
-    _unpack(_download(NODE, home.parent), home.parent)
+    unpack(download(NODE, home.parent), home.parent)
     for name, artifact in PLUGINS.items():
-        _unpack(_download(f"org.opensearch.plugin:{artifact}:{VERSION}.0:zip", home.parent), home / "plugins" / name)
+        unpack(download(f"org.opensearch.plugin:{artifact}:{VERSION}.0:zip", home.parent), home / "plugins" / name)
     for program in (home / "bin").iterdir():
         program.chmod(0o755)  # Python's zipfile drops the bit
     (home / "ready").write_text(parts)
     return home
 
 
-def _download(artifact: str, folder: Path) -> Path:
+def download(artifact: str, folder: Path) -> Path:
     maven = shutil.which("mvn")
     if maven is None:
         raise Missing("there is no mvn on the PATH")
@@ -146,7 +147,7 @@ def _download(artifact: str, folder: Path) -> Path:
     return folder / f"{name}-{version}.zip"
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as file:
         file.extractall(folder)
     archive.unlink()
@@ -172,7 +173,7 @@ def _start(home: Path, java: Path, port: int) -> None:
         "path.data": home / "data",
         "network.host": "127.0.0.1",
         "http.port": port,
-        "transport.port": _free_port(),
+        "transport.port": free_port(),
         "discovery.type": "single-node",
         "cluster.routing.allocation.disk.threshold_enabled": "false",
         **MODELS,
@@ -183,21 +184,21 @@ def _start(home: Path, java: Path, port: int) -> None:
         "OPENSEARCH_JAVA_HOME": str(java),
         "OPENSEARCH_JAVA_OPTS": f"-Xms{HEAP} -Xmx{HEAP}",
     }
-    user = "nobody" if _root() else None
+    user = "nobody" if is_root() else None
     if user:
-        _give(home, user)
+        give(home, user)
     with (home / "node.log").open("wb") as log:
         subprocess.Popen(
             command, stdout=log, stderr=log, env=environment, cwd=home, user=user, extra_groups=[] if user else None, start_new_session=True
         )
 
 
-def _give(folder: Path, user: str) -> None:
+def give(folder: Path, user: str) -> None:
     for path in (folder, *folder.rglob("*")):
         shutil.chown(path, user)
 
 
-def _runs(home: Path) -> bool:
+def runs(home: Path) -> bool:
     """Whether the pid that the node wrote is still its own."""
     try:
         pid = int((home / "pid").read_text())
@@ -210,38 +211,35 @@ def _patience() -> urllib3.Retry:
     return urllib3.Retry(START, backoff_factor=1, backoff_max=1, status_forcelist=[503])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
 
 
-def _root() -> bool:
+def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def _test(node: str) -> int:
-    environment = {**os.environ, URL: node}
-    return subprocess.run([sys.executable, "-m", "pytest", *TESTS], env=environment).returncode
-
-
-def main(arguments: list[str]) -> int:
-    if arguments == ["down"]:
+def command(kind: str, up: Callable[[], str], down: Callable[[], None], variable: str, tests: Sequence[str]) -> int:
+    """What `python -m` of a node's module does: `up`, `down`, or without a word the tests between the two. Skips loudly without a node."""
+    wanted = sys.argv[1:]
+    if wanted == ["down"]:
         down()
         return 0
     try:
         node = up()
     except Missing as error:
-        print(f"SKIPPED: no OpenSearch node: {error}", file=sys.stderr)
+        print(f"SKIPPED: no {kind} node: {error}", file=sys.stderr)
         return 0
-    if arguments == ["up"]:
+    if wanted == ["up"]:
         print(node)
         return 0
     try:
-        return _test(node)
+        return subprocess.run([sys.executable, "-m", "pytest", *tests], env={**os.environ, variable: node}).returncode
     finally:
         down()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command("OpenSearch", up, down, URL, TESTS))

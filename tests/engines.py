@@ -57,8 +57,8 @@ MODELS = {
 """What lets the node ask a model on this machine: its circuit breakers watch a machine that others use too."""
 
 HEAP = "512m"
-START = 90
-"""Tries to reach a node that starts, a second apart."""
+START = 300
+"""Tries to reach a node that starts, a second apart: a busy machine takes minutes."""
 
 URL = "RAGSTONE_TEST_OPENSEARCH"
 """Names the node for the tests that need one."""
@@ -80,17 +80,28 @@ def up() -> str:
     """The URL of a node that answers: the one that runs, or a new one. Raises `Missing`."""
     home = _home()
     if not runs(home):
-        _start(home, _java(), free_port())
-    node = (home / "url").read_text()
-    health = urllib3.request("GET", f"{node}/_cluster/health?wait_for_status=yellow", retries=_patience(), timeout=60)
-    if health.status != 200:
-        raise Missing(f"the node at {node} answers {health.status}; its log is {home / 'node.log'}")
-    return node
+        _start(home, java("OpenSearch", VERSION, JAVA, "OPENSEARCH_JAVA_HOME"), free_port())
+    return answering(home)
 
 
 def down() -> None:
     """Stop the node, and wait until it is gone; nothing when none runs."""
-    home = cache() / f"opensearch-{VERSION}"
+    stop(cache() / f"opensearch-{VERSION}")
+
+
+def answering(home: Path) -> str:
+    """The URL of the node in a folder, once it answers. One that does not is stopped. Raises `Missing`."""
+    node, patience = (home / "url").read_text(), urllib3.Retry(START, backoff_factor=1, backoff_max=1, status_forcelist=[503])
+    try:
+        urllib3.request("GET", f"{node}/_cluster/health?wait_for_status=yellow", retries=patience, timeout=60)
+    except urllib3.exceptions.MaxRetryError as error:
+        stop(home)
+        raise Missing(f"the node at {node} does not answer; its log is {home / 'node.log'}") from error
+    return node
+
+
+def stop(home: Path) -> None:
+    """Stop the node in a folder, and wait until it is gone; nothing when none runs."""
     if not runs(home):
         return
     pid = int((home / "pid").read_text())
@@ -153,16 +164,16 @@ def unpack(archive: Path, folder: Path) -> None:
     archive.unlink()
 
 
-def _java() -> Path:
-    """The home of a Java that is new enough."""
-    named = [os.environ[name] for name in ("OPENSEARCH_JAVA_HOME", "JAVA_HOME") if name in os.environ]
+def java(kind: str, version: str, oldest: int, variable: str) -> Path:
+    """The home of a Java that is new enough, the one that `variable` names first. Raises `Missing`."""
+    named = [os.environ[name] for name in (variable, "JAVA_HOME") if name in os.environ]
     homes = [*map(Path, named), *sorted(Path("/usr/lib/jvm").glob("*"))]
     for home in homes:
         with suppress(OSError):
             found = re.search(r'JAVA_VERSION="(\d+)', (home / "release").read_text())
-            if found and int(found[1]) >= JAVA:
+            if found and int(found[1]) >= oldest:
                 return home
-    raise Missing(f"OpenSearch {VERSION} needs Java {JAVA} or newer; looked in {', '.join(map(str, homes)) or '/usr/lib/jvm'}")
+    raise Missing(f"{kind} {version} needs Java {oldest} or newer; looked in {', '.join(map(str, homes)) or '/usr/lib/jvm'}")
 
 
 def _start(home: Path, java: Path, port: int) -> None:
@@ -205,10 +216,6 @@ def runs(home: Path) -> bool:
         return str(home).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return False
-
-
-def _patience() -> urllib3.Retry:
-    return urllib3.Retry(START, backoff_factor=1, backoff_max=1, status_forcelist=[503])
 
 
 def free_port() -> int:

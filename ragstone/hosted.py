@@ -9,31 +9,28 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ragstone import address, config, facets, keywords, mapping
+from ragstone import address, facets, keywords, mapping
 from ragstone.analyser import Analyser
 from ragstone.cluster import BODY, Cluster, Request, packed, reason
-from ragstone.connect import is_here, scheme
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
-from ragstone.errors import ConfigError, IndexingError
+from ragstone.errors import IndexingError
 from ragstone.inference import Model
-from ragstone.keywords import PAIRS, WORDS, Terms
+from ragstone.keywords import Terms
 from ragstone.mapping import FORMAT as FORMAT
 from ragstone.mapping import MOST as MOST
+from ragstone.options import CLIENT, Options
 from ragstone.query import Candidate, Query
 
 SPARE = 100
 """How many more than asked the graph is searched for, so that ranking by exact cosines loses none."""
-
-PORT = 9200
 
 PAGE = 500
 """Chunks with their vectors that are read at once."""
@@ -41,11 +38,17 @@ PAGE = 500
 REMEMBERED = 100_000
 """Terms whose rarity is kept in memory."""
 
+DFS = "?search_type=dfs_query_then_fetch"
+"""Lets each shard score words by how rare they are in all of them."""
+
 HEALTH, BLOCKS = "/_cluster/health", "/_cluster/settings?flat_settings=true"
 
 LOST = "ragstone build"
 
-T = TypeVar("T")
+RANK = 60
+"""How little the first ranks of a list count above the next, by ranks: what both engines take where nothing is said."""
+
+NOTHING: dict[str, Any] = {"match_none": {}}
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,11 @@ class Hosted(ABC):
     kind: ClassVar[str]
     """What the engine is called."""
 
-    def __init__(self, cluster: Cluster, prefix: str, url: str) -> None:
+    def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options) -> None:
         self._cluster = cluster
         self._prefix = prefix
         self._url = url
+        self._options = options
 
     @abstractmethod
     def check(self) -> None:
@@ -107,10 +111,10 @@ class Hosted(ABC):
     def explain(self, digest: str, chunks: int, model: Model) -> list[str]:
         """The requests of `build`, in order, where nothing is there yet, then the first of a question; nothing is sent."""
         name = self._name(digest)
-        checks = [Request("GET", path, why="can it take an index?") for path in self._checks()]
+        checks = [*(Request("GET", path, why="can it take an index?") for path in self._checks()), *self._fusing()]
         before, pipeline, asked = self._preparation(model)
         filling = [self._creation(name, digest, model.dimensions), mapping.opening(name)]
-        ending = [*mapping.counting(name), *mapping.closing(name, digest, chunks, asked)]
+        ending = [*mapping.counting(name), *self._closing(name, digest, chunks, asked)]
         asking = self._example(digest, name, {"chunks": chunks}).explain(Query("QUESTION", np.zeros(2, np.float32), ("GROUP",)))
         bulk = mapping.example(name, pipeline, model.dimensions)
         requests = [*checks, *before, mapping.finding(name), *filling, bulk, *ending, asking]
@@ -143,7 +147,10 @@ class Hosted(ABC):
         return found[name] if found else {}
 
     def _creation(self, name: str, digest: str, dimensions: int) -> Request:
-        return mapping.creation(name, digest, self._vector(dimensions), self._settings())
+        return mapping.creation(name, digest, self._vector(dimensions), self._settings(), self._options.shards)
+
+    def _closing(self, name: str, digest: str, chunks: int, model: str) -> list[Request]:
+        return mapping.closing(name, mapping.meta(digest, chunks, self._options.shards, model), self._options.replicas)
 
     def _keep(self, folder: Path, digest: str, load: Load) -> None:
         name = self._name(digest)
@@ -170,7 +177,7 @@ class Hosted(ABC):
         held = int(counted["count"])
         if held != load.chunks:
             raise IndexingError(f"the index {name} at {self._cluster.url} holds {held} chunks instead of {load.chunks}", LOST)
-        for request in mapping.closing(name, digest, held, load.model):
+        for request in self._closing(name, digest, held, load.model):
             self._cluster.send(request)
 
     def _check_health(self) -> None:
@@ -182,6 +189,21 @@ class Hosted(ABC):
     def _check_rights(self) -> None:
         """Who may not see such an index may not make one. Nobody has a digest so short."""
         self._found(self._name("0"))
+
+    def _fusing(self) -> list[Request]:
+        """What asks whether the engine fuses lists, if it is to: licence, plugin and version are its own to judge. It finds nothing."""
+        if self._options.fusion == CLIENT:
+            return []
+        asked = self._example("0", self._name("0"), {"chunks": 1})._fusion([NOTHING, NOTHING], [0.5, 0.5], 1)
+        return [Request("POST", f"/{self._name('0')}*/_search", asked, "does it fuse lists?")]
+
+    def _check_fusion(self) -> None:
+        for request in self._fusing():
+            try:
+                self._cluster.send(request)
+            except IndexingError as error:
+                unable = f"{self.kind} at {self._cluster.url} does not do what fusion={self._options.fusion} asks: {error.message}"
+                raise IndexingError(unable, "take fusion out of index.url: Ragstone fuses both lists itself") from error
 
     def _check_blocks(self) -> None:
         settings = self._cluster.ask("GET", BLOCKS)
@@ -203,11 +225,13 @@ class HostedIndex(ABC):
     exact: ClassVar[bool] = False
     """Whether the nearest come with the scores that `_cosines` gives."""
 
-    def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any]) -> None:
+    def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> None:
         self.digest = digest
+        self._options = options
         self._cluster: Cluster | None = cluster
         self._name = name
         self._size = int(meta["chunks"])
+        self._asking = f"/{name}/_msearch{DFS if meta.get('shards', 1) > 1 else ''}"
         self._analyser = Analyser()
         self._rarities: dict[tuple[str, str], float] = {}
 
@@ -223,15 +247,23 @@ class HostedIndex(ABC):
     def _cosine(self, score: float) -> float:
         """The cosine that such a score stands for."""
 
+    @abstractmethod
+    def _fusion(self, lists: Sequence[Mapping[str, Any]], weights: Sequence[float], limit: int) -> dict[str, Any]:
+        """The search that fuses the queries of two lists, each `limit` long, whose keyword scores lie between 0 and 1."""
+
     def __len__(self) -> int:
         return self._size
 
     def search(self, query: Query) -> list[Candidate]:
-        """Two requests: both lists; then the exact cosines of all that was found, and the keyword scores of what only the vector found."""
         self._open()
         if not query.groups:
             return []
-        limit, terms = min(query.limit, self._size, self.most), keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
+        terms = keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
+        return self._listed(query, terms) if self._options.fusion == CLIENT else self._fused(query, terms)
+
+    def _listed(self, query: Query, terms: Terms) -> list[Candidate]:
+        """Two requests: both lists; then the exact cosines of all that was found, and the keyword scores of what only the vector found."""
+        limit = min(query.limit, self._size, self.most)
         near, keyword = self._run(*self._lists(query, terms))
         rest = sorted(near.keys() - keyword.keys())
         also = _having(terms, len(rest), [{"ids": {"values": rest}}])
@@ -239,24 +271,44 @@ class HostedIndex(ABC):
         unscored = sorted(keyword.keys() - near.keys()) if self.exact else both
         exact, others = self._run(self._cosines(query, unscored) if unscored else None, also)
         exact = near | exact if self.exact else exact
-        if len(exact) < len(both):
-            raise IndexingError(f"{self.kind} scored {len(exact)} chunks of {self._name} instead of {len(both)}")
+        self._check_scored(exact, both)
         best = set(sorted(near, key=lambda id: (-exact[id], id))[:limit])
         scores = self._shares(keyword | others, terms)
         cosines = {id: self._cosine(exact[id]) for id in best | keyword.keys()}
         return [Candidate(id, cosines[id], scores.get(id, 0.0), id in best, id in keyword) for id in sorted(cosines)]
 
+    def _fused(self, query: Query, terms: Terms) -> list[Candidate]:
+        """Two requests: the engine's order of both lists; then the scores of what it found."""
+        (order,) = self._run(self._order(query, terms, self._ceiling(terms)))
+        found = sorted(order)
+        exact, words = self._run(self._cosines(query, found) if found else None, _having(terms, len(found), [{"ids": {"values": found}}]))
+        self._check_scored(exact, found)
+        scores = self._shares(words, terms)
+        return [Candidate(id, self._cosine(exact[id]), scores.get(id, 0.0), True, id in words, order[id]) for id in found]
+
     def explain(self, query: Query) -> Request:
         """The first request of a search."""
-        lists = self._lists(query, keywords.asked(self._analyser.analyze(query.text), query.bigram_weight))
-        why = "a question: what is near, and what has its words"
-        return Request("POST", f"/{self._name}/_msearch", _searches(filter(None, lists)), why)
+        terms = keywords.asked(self._analyser.analyze(query.text), query.bigram_weight)
+        asked = self._lists(query, terms) if self._options.fusion == CLIENT else (self._order(query, terms, 1.0),)
+        return Request("POST", self._asking, _searches(filter(None, asked)), "a question: what is near, and what has its words")
 
     def _lists(self, query: Query, terms: Terms) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """The searches for both lists."""
         limit, deep = (min(many, self._size, self.most) for many in (query.limit, query.limit + SPARE))
-        allowed = [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
+        allowed = _allowed(query)
         return self._nearest(query, deep, allowed), _having(terms, limit, allowed)
+
+    def _order(self, query: Query, terms: Terms, ceiling: float) -> dict[str, Any] | None:
+        """The search for both lists in one order; None when there is nothing to search for."""
+        limit, allowed = min(query.limit, self._size, self.most), _allowed(query)
+        lists = self._nearest(query, limit, allowed), _having(terms, limit, allowed, ceiling)
+        if not any(lists):
+            return None
+        return self._fusion([one["query"] if one else NOTHING for one in lists], [query.dense_weight, 1 - query.dense_weight], limit)
+
+    def _check_scored(self, scores: Mapping[str, float], wanted: Sequence[str]) -> None:
+        if len(scores) < len(wanted):
+            raise IndexingError(f"{self.kind} scored {len(scores)} chunks of {self._name} instead of {len(wanted)}")
 
     def chunks(self, ids: Sequence[str]) -> list[Chunk]:
         held = {id: source["chunk"] for id, source in self._sources(list(dict.fromkeys(ids)), ["chunk"])}
@@ -286,19 +338,25 @@ class HostedIndex(ABC):
         asked = [search for search in searches if search is not None]
         if not asked:
             return [{} for _ in searches]
-        answers = iter(self._open().lines(f"/{self._name}/_msearch", _searches(asked))["responses"])
-        return [{} if search is None else self._hits(next(answers)) for search in searches]
+        answers = iter(self._answers(asked))
+        return [{} if search is None else _scores(next(answers)) for search in searches]
 
-    def _hits(self, answer: Mapping[str, Any]) -> dict[str, float]:
-        """Half an answer is none: what a dead shard holds would be missing without a word."""
-        if "error" in answer or answer["timed_out"] or answer["_shards"]["failed"]:
-            raise IndexingError(f"{self.kind} can't search {self._name}: {reason(answer)}")
-        return {hit["_id"]: float(hit["_score"]) for hit in answer["hits"]["hits"]}
+    def _answers(self, searches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What is found by each. Half an answer is none: what a dead shard holds would be missing without a word."""
+        answers = self._open().lines(self._asking, _searches(searches))["responses"]
+        for answer in answers:
+            if "error" in answer or answer["timed_out"] or answer["_shards"]["failed"]:
+                raise IndexingError(f"{self.kind} can't search {self._name}: {reason(answer)}")
+        return [answer["hits"] for answer in answers]
 
     def _shares(self, scores: Mapping[str, float], terms: Terms) -> dict[str, float]:
-        """BM25 as a share of its ceiling: without a factor, it is below 1 times the rarity of a term."""
-        ceiling = sum(weight * rarity for weight, rarity in zip(terms.values(), self._rare(list(terms)), strict=True)) if scores else 1.0
-        return {id: min(1.0, score / (self.factor * ceiling)) for id, score in scores.items()}
+        """BM25 as a share of its ceiling."""
+        ceiling = self._ceiling(terms) if scores else 1.0
+        return {id: min(1.0, score / ceiling) for id, score in scores.items()}
+
+    def _ceiling(self, terms: Terms) -> float:
+        """What BM25 stays below: without the engine's factor, that of a term is below 1 times its rarity."""
+        return self.factor * sum(weight * rarity for weight, rarity in zip(terms.values(), self._rare(list(terms)), strict=True))
 
     def _rare(self, terms: Sequence[tuple[str, str]]) -> list[float]:
         """The inverse document frequency of each term."""
@@ -311,12 +369,10 @@ class HostedIndex(ABC):
         return [known[term] for term in terms]
 
     def _ask_rarities(self, terms: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
-        """From the statistics of a document of these terms that is not indexed; exact, because an index has one shard and no deletions."""
-        document = {field: " ".join(term for kind, term in terms if kind == field) for field in (WORDS, PAIRS)}
-        asked = {"doc": document, "term_statistics": True, "positions": False, "offsets": False, "payloads": False}
-        fields = self._open().ask("POST", f"/{self._name}/_termvectors", asked)["term_vectors"]
-        having = {(field, term): told.get("doc_freq", 0) for field in fields for term, told in fields[field]["terms"].items()}
-        return {term: keywords.rarity(self._size, having.get(term, 0)) for term in terms}
+        """By counting, which is exact over any number of shards."""
+        counts = [{"size": 0, "track_total_hits": True, "query": {"term": {field: {"value": term}}}} for field, term in terms]
+        having = [int(found["total"]["value"]) for found in self._answers(counts)]
+        return {term: keywords.rarity(self._size, many) for term, many in zip(terms, having, strict=True)}
 
     def _sources(self, ids: Sequence[str], parts: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Those of the documents that are there, a page at a time."""
@@ -327,58 +383,27 @@ class HostedIndex(ABC):
             yield from ((one["_id"], one["_source"]) for one in held if one.get("found"))
 
 
-def reach(kind: str, settings: config.Index, ca: str) -> tuple[Cluster, str]:
-    """The cluster that a URL names, and what its indexes' names begin with. Raises `ConfigError` on what it can't mean."""
-    url = urlsplit(settings.url)
-    if url.username or url.password:
-        raise ConfigError("index.url holds credentials", "set RAGSTONE_INDEX_USER and RAGSTONE_INDEX_PASSWORD instead")
-    if not url.hostname:
-        raise ConfigError(f"index.url = {settings.url!r} names no host", f'index.url = "{scheme(settings.url)}://127.0.0.1:9200"')
-    prefix = url.path.strip("/") or "ragstone"
-    if not re.fullmatch("[a-z0-9][a-z0-9_-]{0,62}", prefix):
-        raise ConfigError(f"index.url: {prefix!r} can't begin an index's name: lower-case letters, digits, - and _ can")
-    return Cluster(kind, _address(url, url.hostname), settings.user, settings.password, ca), prefix
+def _allowed(query: Query) -> list[dict[str, Any]]:
+    """What the filter of a search must hold."""
+    return [{"terms": {"facets": list(kind)}} for kind in facets.wanted(query.groups, query.filter)]
 
 
-def options(kind: type[T], url: str) -> T:
-    """What a URL says after its question mark, as `kind`, a dataclass of numbers and words. Raises `ConfigError` on what it has not."""
-    given, known = dict(parse_qsl(urlsplit(url).query)), {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(given.keys() - known.keys())
-    if unknown:
-        raise ConfigError(f"index.url has no option {unknown[0]!r}; there are {', '.join(known)}")
-    try:
-        return kind(**{name: int(value) if known[name] == "int" else value for name, value in given.items()})
-    except ValueError as error:
-        raise ConfigError(f"index.url: {error}") from error
-
-
-def _address(url: SplitResult, host: str) -> str:
-    try:
-        port = url.port or PORT
-    except ValueError as error:
-        raise ConfigError(f"index.url: {error}") from error
-    return f"{_transport(url.scheme, host)}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _transport(scheme: str, host: str) -> str:
-    """What comes after a plus, else TLS, except on this machine."""
-    _, _, named = scheme.partition("+")
-    if named:
-        return named
-    return "http" if is_here(host) else "https"
-
-
-def _having(terms: Terms, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The search for the chunks with the most of these terms; None when there is nothing to search for."""
+def _having(terms: Terms, limit: int, allowed: Sequence[Mapping[str, Any]], ceiling: float = 1.0) -> dict[str, Any] | None:
+    """The search for the chunks with the most of these terms, their scores over `ceiling`; None when there is nothing to search for."""
     if not terms or not limit:
         return None
-    each = [{"term": {field: {"value": term, "boost": weight}}} for (field, term), weight in terms.items()]
+    each = [{"term": {field: {"value": term, "boost": weight / ceiling}}} for (field, term), weight in terms.items()]
     return {"size": limit, "query": {"bool": {"should": each, "minimum_should_match": 1, "filter": allowed}}}
 
 
 def _searches(searches: Iterable[Mapping[str, Any]]) -> bytes:
     """The lines of one request for all of them."""
-    return b"".join(b"{}\n" + packed({**search, "_source": False, "track_total_hits": False}) + b"\n" for search in searches)
+    return b"".join(b"{}\n" + packed({"_source": False, "track_total_hits": False, **search}) + b"\n" for search in searches)
+
+
+def _scores(found: Mapping[str, Any]) -> dict[str, float]:
+    """Of each hit by its id."""
+    return {hit["_id"]: float(hit["_score"]) for hit in found["hits"]}
 
 
 def _check_writable(name: str, found: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ EXAMPLE = Chunk("CHUNK_ID", "DOCUMENT", "TITLE", ("HEADING",), 0, 4, "TEXT", ("G
 Vector = NDArray[np.float32]
 
 
-def creation(name: str, digest: str, vector: Mapping[str, Any], own: Mapping[str, Any]) -> Request:
+def creation(name: str, digest: str, vector: Mapping[str, Any], own: Mapping[str, Any], shards: int) -> Request:
     """An index that is not loaded yet, with the engine's mapping of a vector and its own settings."""
     words = {"type": "text", "analyzer": "whitespace", "index_options": "freqs"}
     properties = {
@@ -42,7 +42,7 @@ def creation(name: str, digest: str, vector: Mapping[str, Any], own: Mapping[str
     }
     settings = {
         **own,
-        "number_of_shards": 1,
+        "number_of_shards": shards,
         "number_of_replicas": 0,
         "refresh_interval": "-1",
         "max_result_window": 2 * MOST,
@@ -70,14 +70,19 @@ def counting(name: str) -> list[Request]:
     ]
 
 
-def closing(name: str, digest: str, chunks: int, model: str) -> list[Request]:
-    """The index is whole and takes no more; with the name of the engine's `model` for questions, if it has one."""
-    shut = {"blocks.write": True, "refresh_interval": None, "auto_expand_replicas": "0-1"}
-    meta = {"digest": digest, "format": FORMAT, "chunks": chunks, **({"model": model} if model else {})}
+def closing(name: str, meta: Mapping[str, Any], replicas: str) -> list[Request]:
+    """The index is whole and takes no more. `replicas` is a number, or the least and the most of as many as there are nodes for."""
+    copies = {"auto_expand_replicas": replicas} if "-" in replicas else {"number_of_replicas": int(replicas)}
+    shut = {"blocks.write": True, "refresh_interval": None, **copies}
     return [
         Request("PUT", f"/{name}/_settings", {"index": shut}, "it takes no more"),
         Request("PUT", f"/{name}/_mapping", {"_meta": meta}, "it is whole"),
     ]
+
+
+def meta(digest: str, chunks: int, shards: int, model: str) -> dict[str, Any]:
+    """What a whole index says of itself; with the name of the engine's `model` for questions, if it has one."""
+    return {"digest": digest, "format": FORMAT, "chunks": chunks, "shards": shards, **({"model": model} if model else {})}
 
 
 def example(name: str, pipeline: str, dimensions: int) -> Request:

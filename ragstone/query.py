@@ -27,6 +27,8 @@ class Query:
     filter: Mapping[str, str] = field(default_factory=dict)
     bigram_weight: float = BIGRAM_WEIGHT
     """What two neighbouring words count in the keyword score beside each of them, before rarity."""
+    dense_weight: float = 0.5
+    """The share of the cosine, the rest is the keyword score's: read where the engine fuses both lists."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,5 @@ class Candidate:
     """Whether it is among the `limit` best of the dense list, and …"""
     in_keyword: bool
     """… of the keyword list."""
+    fused: float | None = None
+    """The engine's own order, higher first, where it fuses both lists; then it tells of neither list what it held."""

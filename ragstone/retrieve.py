@@ -71,10 +71,14 @@ def fuse(candidates: Sequence[Candidate], dense_weight: float) -> list[tuple[Can
     """Candidates with their fused score between 0 and 1, best first: `dense_weight` x cosine + the rest x keyword score.
 
     Neither is scaled by the other candidates. So a long question, of which no chunk holds much, is ordered by meaning, and one whose
-    words stand together in a chunk by words (`docs/retrieve.md` has what that is worth).
+    words stand together in a chunk by words (`docs/retrieve.md` has what that is worth). What an engine has fused keeps its order.
     """
-    fused = [(one, dense_weight * max(0.0, one.dense) + (1 - dense_weight) * one.keyword) for one in candidates]
+    fused = [(one, _sum(one, dense_weight) if one.fused is None else one.fused) for one in candidates]
     return sorted(fused, key=lambda pair: (-pair[1], -pair[0].dense, pair[0].chunk))
+
+
+def _sum(one: Candidate, dense_weight: float) -> float:
+    return dense_weight * max(0.0, one.dense) + (1 - dense_weight) * one.keyword
 
 
 def weighed(weights: Retrieve, model: Embedder) -> Retrieve:
@@ -120,7 +124,7 @@ class Retriever:
     def search(self, question: str, groups: tuple[str, ...], limit: int, filter: Mapping[str, str] = NO_FILTER) -> list[Hit]:
         """At most `limit` hits that the groups may see, best first by `fused`; equal texts are one hit. No threshold is applied."""
         vector = UNMADE if self.index.encodes else self.embedder.queries([question])[0]
-        query = Query(question, vector, groups, max(limit, self.candidates), filter, self.bigram_weight)
+        query = Query(question, vector, groups, max(limit, self.candidates), filter, self.bigram_weight, self.dense_weight)
         found = self._distinct(fuse(self.index.search(query), self.dense_weight), max(limit, READ) if limit else 0)
         asked = phrasing.features(question, [chunk.context for chunk, _, _ in found[:READ]])
         best = max((fused for _, _, fused in found), default=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ def connect(url: str, **credentials: str) -> elasticsearch.Elasticsearch:
         ("elasticsearch://", "names no host"),
         ("elasticsearch://h/Docs", "'Docs' can't begin an index's name"),
         ("elasticsearch://h/?m=many", "invalid literal for int"),
-        ("elasticsearch://h/?ef_search=9", "no option 'ef_search'; there are type, m, ef_construction, num_candidates, oversample, ca"),
+        ("elasticsearch://h/?ef_search=9", "no option 'ef_search'; there are shards, replicas, fusion, ca, type, m, ef_construction"),
         ("elasticsearch://h/?type=int2_hnsw", "type=int2_hnsw is none of hnsw, int8_hnsw, bbq_hnsw"),
         ("elasticsearch://h/?num_candidates=20000", "is more than the 10000 that Elasticsearch takes"),
         ("elasticsearch://h/?oversample=0", "oversample is 1 at least"),
@@ -132,6 +133,24 @@ def test_a_chunk_that_the_engine_gave_no_cosine_is_an_error() -> None:
 @pytest.fixture
 def place() -> elasticsearch.Elasticsearch:
     return connect(elastic_node.url(f"test-{uuid4().hex}"))
+
+
+@pytest.mark.parametrize("fusion", ["rrf", "linear"])
+def test_a_node_without_the_retriever_is_told_of_in_its_own_words(place: elasticsearch.Elasticsearch, fusion: str) -> None:
+    """What Maven Central has is the server without that module; a cluster without the licence refuses at the same place."""
+    place.check()
+    with pytest.raises(IndexingError, match=rf"does not do what fusion={fusion} asks: .* answered 400 .*: unknown retriever \[{fusion}\]"):
+        connect(f"{place._url}?fusion={fusion}").check()
+
+
+def test_a_licence_that_does_not_cover_the_retriever_is_told_of_before_any_work() -> None:
+    refusal = (403, {"error": {"reason": "current license is non-compliant for [Reciprocal Rank Fusion (RRF)]"}})
+    with node.running({**WELL, "POST /docs-0*/_search": refusal}) as one:
+        with pytest.raises(IndexingError, match=r"fusion=rrf asks: .*license is non-compliant") as caught:
+            connect(f"elasticsearch://{one.address}/docs?fusion=rrf").check()
+        asked = json.loads(one.bodies[-1])["retriever"]["rrf"]
+    assert [(entry["weight"], *entry["retriever"]) for entry in asked["retrievers"]] == [(0.5, "standard")] * 2
+    assert "Ragstone fuses" in caught.value.hint
 
 
 @pytest.mark.parametrize("type", elasticsearch.TYPES)

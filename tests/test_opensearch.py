@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -13,11 +16,13 @@ from ragstone import index as indexes
 from ragstone.cluster import Cluster, Patience
 from ragstone.config import Settings
 from ragstone.errors import ConfigError, IndexingError
+from ragstone.hosted import HostedIndex
 from ragstone.index import opensearch
 from ragstone.inference import Model
+from ragstone.retrieve import fuse
 from ragstone.show import Silence
-from tests import node
-from tests.conformance.test_index import QUERY
+from tests import engines, node
+from tests.conformance.test_index import CHUNKS, QUERY, VECTORS
 
 
 def connect(url: str, **credentials: str) -> opensearch.OpenSearch:
@@ -34,7 +39,13 @@ def connect(url: str, **credentials: str) -> opensearch.OpenSearch:
         ("opensearch://h:many/", "index.url: Port could not be cast"),
         ("opensearch://h/Docs", "'Docs' can't begin an index's name"),
         ("opensearch://h/?m=many", "invalid literal for int"),
-        ("opensearch://h/?efsearch=9", "no option 'efsearch'; there are engine, m, ef_construction, ef_search, compression, ca"),
+        (
+            "opensearch://h/?efsearch=9",
+            "no option 'efsearch'; there are shards, replicas, fusion, ca, engine, m, ef_construction, ef_search",
+        ),
+        ("opensearch://h/?shards=0", "shards is 1 at least"),
+        ("opensearch://h/?replicas=some", "replicas=some is neither a number nor a range"),
+        ("opensearch://h/?fusion=magic", "fusion=magic is none of client, linear, rrf"),
         ("opensearch://h/?engine=nmslib", "engine=nmslib is neither lucene nor faiss"),
     ],
 )
@@ -67,8 +78,14 @@ def test_tls_is_spoken_except_on_this_machine(url: str, address: str) -> None:
 
 def test_what_decides_the_vectors_graph_decides_the_digest_and_how_it_is_searched_does_not() -> None:
     plain = connect("opensearch://h/docs").identity
-    assert connect("opensearch://h/docs?ef_search=64").identity == plain
-    for other in ("opensearch://h/docs?m=24", "opensearch://h/docs?compression=4x", "opensearch://h/other", "opensearch://g/docs"):
+    assert connect("opensearch://h/docs?ef_search=64&replicas=2&fusion=rrf").identity == plain
+    for other in (
+        "opensearch://h/docs?shards=3",
+        "opensearch://h/docs?m=24",
+        "opensearch://h/docs?compression=4x",
+        "opensearch://h/other",
+        "opensearch://g/docs",
+    ):
         assert connect(other).identity != plain
 
 
@@ -97,12 +114,23 @@ def test_a_cluster_that_is_well_passes() -> None:
         connect(one.url).check()
 
 
-def test_an_explanation_names_each_check_that_is_made() -> None:
-    with node.running(node.WELL) as one:
-        there = connect(one.url)
+def test_an_engine_that_can_not_fuse_is_told_of_before_any_work() -> None:
+    refusal = (400, {"error": {"reason": "unknown query [hybrid]"}})
+    with node.running({**node.WELL, "POST /docs-0*/_search": refusal}) as one:
+        with pytest.raises(IndexingError, match=r"does not do what fusion=rrf asks: .*unknown query \[hybrid\]") as caught:
+            connect(f"{one.url}?fusion=rrf").check()
+        connect(one.url).check()
+    assert "Ragstone fuses" in caught.value.hint
+
+
+@pytest.mark.parametrize("options", ["", "?fusion=linear"])
+def test_an_explanation_names_each_check_that_is_made(options: str) -> None:
+    with node.running({**node.WELL, "POST /docs-0*/_search": {}}) as one:
+        there = connect(one.url + options)
         there.check()
-        checks = [request for request in there.explain("d", 9, Model("m", 3)) if "can it take an index?" in request]
-    assert [request.split(one.address)[1].partition("?")[0] for request in checks] == [asked.removeprefix("GET ") for asked in one.asked]
+        checks = [request for request in there.explain("d", 9, Model("m", 3)) if "can it take" in request or "does it fuse" in request]
+    told = [request.split(one.address)[1].partition("\n")[0].partition("?")[0] for request in checks]
+    assert told == [asked.partition(" ")[2] for asked in one.asked]
 
 
 def test_a_node_that_nobody_runs_is_named() -> None:
@@ -184,3 +212,68 @@ def test_an_answer_that_lacks_a_shard_is_an_error() -> None:
         index = opensearch.OpenSearchIndex("d", cluster(one), "i", {"chunks": 9}, opensearch.Options())
         with pytest.raises(IndexingError, match="can't search i"):
             index.search(QUERY)
+
+
+# ---- fused by a real node
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """`index.url`, and the folder that names the index."""
+    url, folder = engines.url(f"test-{uuid4().hex}"), tmp_path_factory.mktemp("loaded")
+    connect(url).build(folder, "d", CHUNKS, VECTORS)
+    return url, folder
+
+
+def ways(loaded: tuple[str, Path], fusion: str) -> Iterator[HostedIndex]:
+    """The index as Ragstone fuses its lists, and as the engine does."""
+    url, folder = loaded
+    for options in ("", f"?fusion={fusion}"):
+        yield connect(url + options).open(folder, "d")
+
+
+ASKED = [{}, {"text": "serial123 serial7"}, {"text": "nothing known"}, {"text": ""}, {"groups": ("staff",)}, {"filter": {"language": "de"}}]
+
+
+@pytest.mark.parametrize("change", ASKED)
+@pytest.mark.parametrize("weight", [0.5, 0.2])
+def test_the_engines_sum_is_ragstones_own_where_both_lists_reach_to_the_end(
+    loaded: tuple[str, Path], change: dict[str, Any], weight: float
+) -> None:
+    """But for what a cosine below 0 counts: the engine gives it 0.001, Ragstone nothing."""
+    query = replace(QUERY, limit=400, dense_weight=weight, **change)
+    here, there = ({one.chunk: fused for one, fused in fuse(index.search(query), weight)} for index in ways(loaded, "linear"))
+    assert here.keys() == there.keys()
+    assert list(there.values()) == pytest.approx([here[id] for id in there], abs=1.1e-3)
+
+
+def test_what_only_one_short_list_holds_gets_nothing_from_the_other_in_the_engines_sum(loaded: tuple[str, Path]) -> None:
+    here, there = (index.search(QUERY) for index in ways(loaded, "linear"))
+    listed = {one.chunk: one for one in here}
+    assert len(there) == QUERY.limit
+    for one in there:
+        dense, keyword = max(0.0, one.dense) * listed[one.chunk].in_dense, one.keyword * listed[one.chunk].in_keyword
+        assert one.fused == pytest.approx((dense + keyword) / 2, abs=1.1e-3)
+
+
+def test_the_engines_ranks_are_those_of_ragstones_lists(loaded: tuple[str, Path]) -> None:
+    query = replace(QUERY, dense_weight=0.7)
+    here, there = (index.search(query) for index in ways(loaded, "rrf"))
+    near = sorted((one for one in here if one.in_dense), key=lambda one: -one.dense)
+    words = sorted((one for one in here if one.in_keyword), key=lambda one: (-one.keyword, one.chunk))
+    ranks = [{one.chunk: rank for rank, one in enumerate(ranked, 1)} for ranked in (near, words)]
+    for one in there:
+        shares = [weight / (60 + rank[one.chunk]) for weight, rank in zip((0.7, 0.3), ranks, strict=True) if one.chunk in rank]
+        assert one.fused == pytest.approx(sum(shares), rel=1e-4)
+
+
+def test_fused_hits_carry_the_scores_that_others_have(loaded: tuple[str, Path]) -> None:
+    here, there = (index.search(replace(QUERY, limit=400)) for index in ways(loaded, "rrf"))
+    expected = {one.chunk: (one.dense, one.keyword) for one in here}
+    assert {one.chunk: (one.dense, one.keyword) for one in there} == {id: pytest.approx(expected[id], abs=1e-4) for id in expected}
+
+
+def test_an_engine_that_fuses_passes(loaded: tuple[str, Path]) -> None:
+    url, _ = loaded
+    for fusion in ("linear", "rrf"):
+        connect(f"{url}?fusion={fusion}").check()

@@ -7,19 +7,20 @@ words found come from the same search, narrowed to those chunks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ragstone import config, hosted
+from ragstone import config, options
 from ragstone.cluster import Cluster
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
-from ragstone.hosted import BLOCKS, FORMAT, HEALTH, MOST, Hosted, HostedIndex
+from ragstone.hosted import BLOCKS, FORMAT, HEALTH, MOST, RANK, Hosted, HostedIndex
 from ragstone.index import Query, check
+from ragstone.options import LINEAR, RRF
 
 OLDEST = (8, 18)
 """The oldest version that this was run on."""
@@ -31,8 +32,8 @@ VERSIONS = "/_nodes?filter_path=nodes.*.version,nodes.*.build_flavor"
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `index.url` says about the vectors' graph after the question mark."""
+class Options(options.Options):
+    """And about the vectors' graph."""
 
     type: str = "int8_hnsw"
     """What a vector is rounded to in the graph: nothing, a byte a dimension, or a bit (`bbq_hnsw`, from 64 dimensions)."""
@@ -41,20 +42,17 @@ class Options:
     num_candidates: int = 256
     oversample: int = 3
     """How many times what is asked for is found by rounded vectors, and ranked by full ones."""
-    ca: str = ""
-    """A file of certificates that the engine's is signed by; empty takes the system's."""
 
 
 class Elasticsearch(Hosted):
     """A place of indexes: a cluster, and what their names begin with."""
 
     kind = "Elasticsearch"
+    _options: Options
 
     def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options) -> None:
-        super().__init__(cluster, prefix, url)
-        self._options = options
-        graph = {**asdict(options), "num_candidates": 0, "oversample": 0, "ca": ""}
-        self.identity = ("elasticsearch", FORMAT, cluster.url, prefix, graph)
+        super().__init__(cluster, prefix, url, options)
+        self.identity = ("elasticsearch", FORMAT, cluster.url, prefix, options.lasting("num_candidates", "oversample"))
 
     def check(self) -> None:
         nodes = self._cluster.greet(VERSIONS).get("nodes", {})
@@ -62,6 +60,7 @@ class Elasticsearch(Hosted):
         self._check_rights()
         self._check_health()
         self._check_blocks()
+        self._check_fusion()
 
     def _checks(self) -> list[str]:
         return [VERSIONS, f"/{self._name('0')}", HEALTH, BLOCKS]
@@ -93,10 +92,7 @@ class ElasticsearchIndex(HostedIndex):
     """The chunks of both lists together are scored by one search for the nearest."""
     factor = 2.2
     """k1 + 1, which Lucene has dropped."""
-
-    def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> None:
-        super().__init__(digest, cluster, name, meta)
-        self._options = options
+    _options: Options
 
     def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         knn = {
@@ -116,18 +112,25 @@ class ElasticsearchIndex(HostedIndex):
     def _cosine(self, score: float) -> float:
         return 2 * score - 1
 
+    def _fusion(self, lists: Sequence[Mapping[str, Any]], weights: Sequence[float], limit: int) -> dict[str, Any]:
+        """Each list scaled by its own best and last: without it, what only words found would lack a half for its vector's score."""
+        scaled = {"normalizer": "minmax"} if self._options.fusion == LINEAR else {}
+        each = [{"retriever": {"standard": {"query": one}}, "weight": weight, **scaled} for one, weight in zip(lists, weights, strict=True)]
+        rest = {"rank_constant": RANK} if self._options.fusion == RRF else {}
+        return {"size": limit, "retriever": {self._options.fusion: {"retrievers": each, "rank_window_size": limit, **rest}}}
+
 
 def connect(settings: config.Index) -> Elasticsearch:
     """The place that a URL names. Raises `ConfigError` on what it can't mean."""
-    options = hosted.options(Options, settings.url)
-    if options.type not in TYPES:
-        raise ConfigError(f"index.url: type={options.type} is none of {', '.join(TYPES)}")
-    if options.num_candidates > MOST:
-        raise ConfigError(f"index.url: num_candidates={options.num_candidates} is more than the {MOST} that Elasticsearch takes")
-    if options.oversample < 1:
+    read = options.read(Options, settings.url)
+    if read.type not in TYPES:
+        raise ConfigError(f"index.url: type={read.type} is none of {', '.join(TYPES)}")
+    if read.num_candidates > MOST:
+        raise ConfigError(f"index.url: num_candidates={read.num_candidates} is more than the {MOST} that Elasticsearch takes")
+    if read.oversample < 1:
         raise ConfigError("index.url: oversample is 1 at least: without it scores would be those of rounded vectors")
-    cluster, prefix = hosted.reach("Elasticsearch", settings, options.ca)
-    return Elasticsearch(cluster, prefix, settings.url, options)
+    cluster, prefix = options.reach("Elasticsearch", settings, read.ca)
+    return Elasticsearch(cluster, prefix, settings.url, read)
 
 
 def _check_version(url: str, nodes: Sequence[Mapping[str, Any]]) -> None:

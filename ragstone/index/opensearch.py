@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragstone import config, hosted, inference, mapping
+from ragstone import config, inference, mapping, options
 from ragstone.cluster import Cluster, Request
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
-from ragstone.hosted import BLOCKS, FORMAT, HEALTH, Hosted, HostedIndex, Load
+from ragstone.hosted import BLOCKS, FORMAT, HEALTH, RANK, Hosted, HostedIndex, Load
 from ragstone.index import Query, check, check_chunks
 from ragstone.inference import CHUNK, QUERY, Inference, Model
 from ragstone.mapping import Vector, floats
+from ragstone.options import LINEAR, RRF
 
 PLUGINS = "/_cat/plugins?format=json&h=name,component"
 
@@ -26,13 +27,22 @@ ASKED = 128 << 10
 OLDEST = 3
 """Major version. Before it the engine's BM25 has another scale."""
 
+SAME = {
+    "technique": "min_max",
+    "parameters": {
+        "lower_bounds": [{"mode": "clip", "min_score": 0.5}, {"mode": "clip", "min_score": 0.0}],
+        "upper_bounds": [{"mode": "clip", "max_score": 1.0}, {"mode": "clip", "max_score": 1.0}],
+    },
+}
+"""Bounds instead of each question's own extremes, the cosine's from 0 to 1: the sum is the one that Ragstone makes."""
+
 COSINE = "1 + cosineSimilarity(params.vector, doc.vector)"
 """In the engine's script language; a score must not be below 0."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `index.url` says about the vectors' graph after the question mark."""
+class Options(options.Options):
+    """And about the vectors' graph."""
 
     engine: str = "lucene"
     """`lucene` is in every node; `faiss` needs the k-NN plugin's native libraries."""
@@ -40,19 +50,17 @@ class Options:
     ef_construction: int = 128
     ef_search: int = 256
     compression: str = "1x"
-    ca: str = ""
-    """A file of certificates that the engine's is signed by; empty takes the system's."""
 
 
 class OpenSearch(Hosted):
     """A place of indexes: a cluster, and what their names begin with."""
 
     kind = "OpenSearch"
+    _options: Options
 
     def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options) -> None:
-        super().__init__(cluster, prefix, url)
-        self._options = options
-        self.identity: tuple[object, ...] = ("opensearch", FORMAT, cluster.url, prefix, {**asdict(options), "ef_search": 0, "ca": ""})
+        super().__init__(cluster, prefix, url, options)
+        self.identity: tuple[object, ...] = ("opensearch", FORMAT, cluster.url, prefix, options.lasting("ef_search"))
 
     def check(self) -> None:
         told = self._cluster.greet().get("version", {})
@@ -61,6 +69,7 @@ class OpenSearch(Hosted):
         self._check_plugins([plugin["component"] for plugin in plugins])
         self._check_health()
         self._check_blocks()
+        self._check_fusion()
 
     def _checks(self) -> list[str]:
         return ["/", PLUGINS, HEALTH, BLOCKS]
@@ -138,10 +147,7 @@ class OpenSearchIndex(HostedIndex):
     """An opened index."""
 
     kind = "OpenSearch"
-
-    def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> None:
-        super().__init__(digest, cluster, name, meta)
-        self._options = options
+    _options: Options
 
     def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """The filter is inside: the graph is walked until `limit` chunks are found that pass it."""
@@ -157,6 +163,17 @@ class OpenSearchIndex(HostedIndex):
 
     def _cosine(self, score: float) -> float:
         return score - 1
+
+    def _fusion(self, lists: Sequence[Mapping[str, Any]], weights: Sequence[float], limit: int) -> dict[str, Any]:
+        """A hybrid query with a search pipeline of its own: none needs to be kept in the cluster, and weights may differ by release."""
+        combined = {"technique": "arithmetic_mean", "parameters": {"weights": weights}}
+        ranked = {"technique": "rrf", "rank_constant": RANK, "parameters": {"weights": weights}}
+        how = {
+            LINEAR: {"normalization-processor": {"normalization": SAME, "combination": combined}},
+            RRF: {"score-ranker-processor": {"combination": ranked}},
+        }[self._options.fusion]
+        query = {"hybrid": {"queries": lists, "pagination_depth": limit}}
+        return {"size": limit, "query": query, "search_pipeline": {"phase_results_processors": [how]}}
 
 
 class InferringIndex(OpenSearchIndex):
@@ -186,18 +203,18 @@ class InferringIndex(OpenSearchIndex):
 
 def connect(settings: config.Index) -> OpenSearch:
     """The place that a URL names. Raises `ConfigError` on what it can't mean."""
-    options = hosted.options(Options, settings.url)
-    if options.engine not in ("lucene", "faiss"):
-        raise ConfigError(f"index.url: engine={options.engine} is neither lucene nor faiss")
-    cluster, prefix = hosted.reach("OpenSearch", settings, options.ca)
+    read = options.read(Options, settings.url)
+    if read.engine not in ("lucene", "faiss"):
+        raise ConfigError(f"index.url: engine={read.engine} is neither lucene nor faiss")
+    cluster, prefix = options.reach("OpenSearch", settings, read.ca)
     if settings.inference == config.CLIENT:
-        return OpenSearch(cluster, prefix, settings.url, options)
-    if (options.engine, options.compression) != ("lucene", "1x"):
+        return OpenSearch(cluster, prefix, settings.url, read)
+    if (read.engine, read.compression) != ("lucene", "1x"):
         raise ConfigError(f"index.inference = {config.ENGINE!r} needs engine=lucene and compression=1x: they score by full vectors")
     if settings.pipeline and not re.fullmatch("[a-z0-9][a-z0-9._-]*", settings.pipeline):
         raise ConfigError(f"index.pipeline = {settings.pipeline!r} can't be a name: lower-case letters, digits, ., - and _ can")
     inference = Inference(cluster, settings.embeddings, settings.embeddings_key)
-    return Inferring(cluster, prefix, settings.url, options, inference, settings.pipeline)
+    return Inferring(cluster, prefix, settings.url, read, inference, settings.pipeline)
 
 
 def _counted(lines: Iterable[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:

@@ -40,6 +40,10 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def place(url: str) -> Hosted:
+    return connect(url)
+
+
+def connect(url: str) -> Hosted:
     found = indexes.connect(config.Index(url=url))
     assert isinstance(found, Hosted)
     return found
@@ -81,6 +85,22 @@ def cosines(found: list[Candidate]) -> list[float]:
 def shares(found: list[Candidate]) -> list[float]:
     """Of the keyword list, likewise."""
     return sorted((one.keyword for one in found if one.in_keyword), reverse=True)
+
+
+def test_several_shards_find_and_score_as_one_does(both: tuple[Index, Index], url: str, tmp_path: Path) -> None:
+    """Rarity is that of all shards: `dfs_query_then_fetch`."""
+    spread = connect(f"{url}?shards=3&replicas=0")
+    spread.build(tmp_path / "spread", "d3", [*CHUNKS, SHORT], np.stack([*VECTORS, VECTORS[5]]))
+    here, _ = both
+    with closing(spread.open(tmp_path / "spread", "d3")) as index:
+        told = ask(index, "GET", "/INDEX/_settings")[index._name]["settings"]["index"]
+        assert (told["number_of_shards"], told["number_of_replicas"]) == ("3", "0")
+        for query in [replace(QUERY, text=text, **change) for text in TEXTS[:3] for change in CHANGES]:
+            expected, found = ({one.chunk: one for one in way.search(replace(query, limit=400))} for way in (here, index))
+            assert found.keys() == expected.keys()
+            for id, one in expected.items():
+                assert (found[id].dense, found[id].keyword) == pytest.approx((one.dense, one.keyword), rel=1e-3, abs=1e-3)
+            assert cosines(index.search(query)) == pytest.approx(cosines(here.search(query)), abs=1e-3)
 
 
 def test_what_is_in_the_index_need_not_be_encoded_again(both: tuple[Index, Index]) -> None:

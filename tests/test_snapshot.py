@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,3 +220,22 @@ def test_chunks_are_read_one_by_one_in_the_order_of_their_ids(store: Store, sour
 def test_a_file_without_chunks_has_none(tmp_path: Path) -> None:
     (tmp_path / "chunks.jsonl").touch()
     assert list(Chunks(tmp_path / "chunks.jsonl")) == []
+
+
+def test_documents_do_not_wait_for_each_other_in_memory_while_a_snapshot_is_made(store: Store, tmp_path: Path) -> None:
+    size = 20_000
+    few, many = (peak(store, tmp_path / str(count), count, size) for count in (3, 100))
+    assert many < few + 50 * size
+
+
+def peak(store: Store, folder: Path, count: int, size: int) -> int:
+    """Bytes of Python's that making a snapshot of so many documents held at most."""
+    for number in range(count):
+        write(folder, f"{number}.txt", f"Valve {number}. " + "Turn it by a degree. " * (size // 21))
+    listing = stage(store, folder)
+    tracemalloc.start()
+    try:
+        build(store, listing, SETTINGS)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

@@ -42,7 +42,7 @@ UNSAID = {
         r"_settings: index": "write blocks, replicas, and null to put a setting back, likewise",
     },
 }
-"""What engines take and their specifications do not say: opensearch-api-specification of 2026-08-21, Elasticsearch Serverless' of 2026-08-20."""
+"""What engines take though their specifications do not say so: OpenSearch's of 2026-08-21, Elasticsearch Serverless' of 2026-08-20."""
 
 Request = tuple[str, str, bytes]
 """Method, path without the query, body."""

@@ -12,7 +12,8 @@ import mmap
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -55,10 +56,9 @@ def build(store: Store, listing: Listing, settings: Corpus, progress: Progress |
     entries = [_entry(path, file, settings.groups) for path, file in sorted(listing.files.items())]
     name = digest(entries, listing.failures, settings)
     if not published(store, prefix(name)):
-        documents, failures = _parse(store, listing, entries, settings, progress)
-        if not documents:
-            raise _nothing(listing, failures)
-        _publish(store, name, documents, failures, settings)
+        with tempfile.TemporaryDirectory(prefix="ragstone-") as folder:
+            _fill(Path(folder), store, listing, entries, settings, progress)
+            publish(store, prefix(name), Path(folder))
     if settings.strict:
         _refuse(_failures(fetch(store, prefix(name))))
     return name
@@ -143,21 +143,36 @@ def _entry(path: str, file: File, rules: Iterable[GroupRule]) -> Entry:
     return Entry(path, file.sha256, groups(path, rules), parse.version(kind) if kind else "")
 
 
-def _parse(
-    store: Store, listing: Listing, entries: list[Entry], settings: Corpus, progress: Progress | None
-) -> tuple[list[Document], list[Failure]]:
-    documents = []
-    failures = list(listing.failures)
+def _fill(folder: Path, store: Store, listing: Listing, entries: list[Entry], settings: Corpus, progress: Progress | None) -> None:
+    """Write the snapshot's files, document by document: none waits for another in memory. Raises `CorpusError` when there is none."""
+    failures, count = list(listing.failures), 0
+    with _lines_to(folder / "documents.jsonl") as documents, _lines_to(folder / CHUNKS) as chunks:
+        for count, document in enumerate(_documents(store, listing, entries, settings, failures, progress), 1):  # noqa: B007  counted
+            documents(asdict(document))
+            for passage in chunk(document, settings.chunk_words):
+                chunks(asdict(passage))
+    failures.sort(key=lambda failure: failure.path)
+    if not count:
+        raise _nothing(listing, failures)
+    with _lines_to(folder / "failures.jsonl") as failed:
+        for failure in failures:
+            failed(asdict(failure))
+
+
+def _documents(
+    store: Store, listing: Listing, entries: list[Entry], settings: Corpus, failures: list[Failure], progress: Progress | None
+) -> Iterator[Document]:
+    """What can be read, one after the other; what can't is put to `failures`."""
     with Sandbox(settings.max_seconds) as sandbox:
         for done, entry in enumerate(entries, 1):
             try:
                 parsed = _parsed(store, sandbox, entry, listing.files[entry.path].size, settings.max_mb)
-                documents.append(_made(entry, parsed))
             except ParseError as error:
                 failures.append(Failure(entry.path, error.message + (f" ({error.hint})" if error.hint else "")))
+            else:
+                yield _made(entry, parsed)
             if progress:
                 progress(done, len(entries))
-    return documents, sorted(failures, key=lambda failure: failure.path)
 
 
 def _parsed(store: Store, sandbox: Sandbox, entry: Entry, size: int, max_mb: float) -> parse.Parsed:
@@ -187,18 +202,11 @@ def _made(entry: Entry, parsed: parse.Parsed) -> Document:
     return Document(entry.path, entry.sha256, title, parsed.text, parsed.headings, entry.groups, facts)
 
 
-def _publish(store: Store, name: str, documents: list[Document], failures: list[Failure], settings: Corpus) -> None:
-    with tempfile.TemporaryDirectory(prefix="ragstone-") as folder:
-        _write(Path(folder, "documents.jsonl"), map(asdict, documents))
-        passages = (passage for document in documents for passage in chunk(document, settings.chunk_words))
-        _write(Path(folder, CHUNKS), map(asdict, passages))
-        _write(Path(folder, "failures.jsonl"), map(asdict, failures))
-        publish(store, prefix(name), Path(folder))
-
-
-def _write(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+@contextmanager
+def _lines_to(path: Path) -> Iterator[Callable[[Mapping[str, Any]], object]]:
+    """Called with a value, it puts a line of JSON behind the others."""
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(value, sort_keys=True) + "\n" for value in values)
+        yield lambda value: file.write(json.dumps(value, sort_keys=True) + "\n")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

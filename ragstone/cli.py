@@ -102,7 +102,9 @@ def stage(source: Source = None) -> None:
 @app.command()
 def cp(
     source: Annotated[Path, typer.Argument(help="The folder of documents.")],
-    destination: Annotated[str, typer.Argument(help="The raw/ folder of a store: file:///srv/store/raw/, s3://bucket/raw/ or oss://bucket/raw/.")],
+    destination: Annotated[
+        str, typer.Argument(help="The raw/ folder of a store: file:///srv/store/raw/, s3://bucket/raw/ or oss://bucket/raw/.")
+    ],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders and all that is in them; always on.")] = True,
     delete: Annotated[bool, typer.Option("--delete", help="Forget what is staged there and no longer in SOURCE, as `stage` does.")] = False,
 ) -> None:
@@ -189,7 +191,9 @@ def collect(
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; else they are only named.")] = False,
     back: Annotated[int | None, typer.Option(min=0, help="How many releases a channel must still go back; default: all.")] = None,
 ) -> None:
-    """Name the indexes, in the store and in an engine, that no release needs which a channel could be rolled back to."""
+    """Name the indexes, in the store and in an engine, that no release a channel could be rolled back to needs; and halves of folders."""
+    import time
+
     from ragstone import collect as collecting
 
     settings, store = opened()
@@ -198,7 +202,12 @@ def collect(
         if delete:
             collecting.remove(settings, store, one.digest)
         print(f"{one.digest[:12]}  {one.size / 1e6:>8.1f} MB  {one.place}".rstrip())
-    print(f"{len(found)} {'removed' if delete else 'would be removed; to do it: ragstone collect --delete'}", file=sys.stderr)
+    halves = collecting.halves(store, time.time() - collecting.DAY)
+    for half in halves:
+        if delete:
+            collecting.remove_half(store, half)
+        print(f"{half.prefix[:20]}  {half.size / 1e6:>8.1f} MB  never finished")
+    print(f"{len(found) + len(halves)} {'removed' if delete else 'would be removed; to do it: ragstone collect --delete'}", file=sys.stderr)
 
 
 @app.command()

@@ -1,6 +1,7 @@
-"""Indexes that no release needs any more: which they are, and their end, in the store and in an engine outside it.
+"""What the store can do without: indexes that no release needs any more, in an engine outside it too, and what killed writers left half.
 
-It knows nothing of a run under way: an index that was just made is needed by none until its release is saved.
+It knows nothing of a run under way: an index that was just made is needed by none until its release is saved. A folder counts as left
+half when nothing was put into it for a day.
 """
 
 from __future__ import annotations
@@ -12,9 +13,22 @@ from ragstone import index as indexes
 from ragstone import release as releases
 from ragstone.config import Settings
 from ragstone.manifest import NAME
-from ragstone.store import Store
+from ragstone.store import Stat, Store, published
 
 ROOT = "indexes/"
+FOLDERS = ("corpora/", "models/", ROOT)
+"""What is published as folders."""
+
+DAY = 24 * 60 * 60
+"""Seconds without a write after which a folder without a manifest is one whose writer was killed."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """A folder that was never published, and the bytes that are in it."""
+
+    prefix: str
+    size: int
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,32 @@ def unneeded(store: Store, back: int | None = None) -> list[Unneeded]:
     for stat in store.list(ROOT):
         digest = stat.key.split("/")[1]
         sizes[digest] = sizes.get(digest, 0) + stat.size
-    return [Unneeded(digest, size, _place(store, digest)) for digest, size in sorted(sizes.items()) if digest not in needed]
+    old = [digest for digest in sorted(sizes) if digest not in needed and published(store, f"{ROOT}{digest}")]
+    return [Unneeded(digest, sizes[digest], _place(store, digest)) for digest in old]
+
+
+def halves(store: Store, before: float) -> list[Half]:
+    """Folders that no reader sees, no release names, and nobody has written to since `before` (Unix seconds)."""
+    held: dict[str, list[Stat]] = {}
+    for root in FOLDERS:
+        for stat in store.list(root):
+            held.setdefault("/".join(stat.key.split("/")[:2]), []).append(stat)
+    named = {part for id in releases.saved(store) for part in _parts(store, id)}
+    left = {prefix: stats for prefix, stats in held.items() if prefix not in named and all(0 < stat.at < before for stat in stats)}
+    return [Half(prefix, sum(stat.size for stat in stats)) for prefix, stats in sorted(left.items()) if not published(store, prefix)]
+
+
+def remove_half(store: Store, half: Half) -> None:
+    """The end of it, unless it was published since."""
+    if not published(store, half.prefix):
+        for stat in list(store.list(f"{half.prefix}/")):
+            store.delete(stat.key)
+
+
+def _parts(store: Store, id: str) -> list[str]:
+    """The folders that a release names."""
+    made = releases.load(store, id)
+    return [f"corpora/{made.snapshot}", f"models/{made.model}", f"{ROOT}{made.index}"]
 
 
 def remove(settings: Settings, store: Store, digest: str) -> None:

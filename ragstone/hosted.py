@@ -28,6 +28,7 @@ from ragstone.mapping import FORMAT as FORMAT
 from ragstone.mapping import MOST as MOST
 from ragstone.options import CLIENT, Options
 from ragstone.query import Candidate, Query
+from ragstone.show import Done, counted, ignored
 
 SPARE = 100
 """How many more than asked the graph is searched for, so that ranking by exact cosines loses none."""
@@ -95,10 +96,11 @@ class Hosted(ABC):
     def _opened(self, digest: str, name: str, meta: Mapping[str, Any]) -> HostedIndex:
         """The physical index of this name."""
 
-    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors, progress: Done = ignored) -> None:
         """Load the chunks and close the index to writing. One that died half way is gone on with: what is there is not written again."""
         self.check()
-        self._keep(folder, digest, Load(len(chunks), vectors.shape[1], mapping.lines(chunks, vectors.__getitem__)))
+        lines = counted(mapping.lines(chunks, vectors.__getitem__), progress)
+        self._keep(folder, digest, Load(len(chunks), vectors.shape[1], lines))
 
     def open(self, folder: Path, digest: str) -> HostedIndex:
         name = address.name(folder)

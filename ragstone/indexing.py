@@ -83,9 +83,9 @@ def _build(settings: Settings, store: Store, told: Progress, place: Place, folde
     mapper = training.mapper(settings.train.url)
     with closing(encoding.Known(_in_force(settings, store, told.model))) as known, show.bar("encode", len(chunks)) as advance:
         encoded = encoding.fill(made, chunks, known, partial(mapper.map, errands.passages, [model]), told, advance)
-    with show.bar("index"):
+    with show.bar("index", len(chunks)) as advance:
         target = made.target()
-        place.build(target, told.index, chunks, made.vectors)
+        place.build(target, told.index, chunks, made.vectors, advance)
         stores.publish(store, f"indexes/{told.index}", target)
     show.say(f"index     {len(chunks)} chunks, {encoded} of them encoded, under model {told.model[:12]}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ragstone.errors import StoreError
@@ -10,10 +10,11 @@ from ragstone.errors import StoreError
 
 @dataclass(frozen=True)
 class Stat:
-    """One object: its key and its size in bytes."""
+    """One object: its key, its size in bytes, and when it was written, in Unix seconds, where the store says so."""
 
     key: str
     size: int
+    at: float = field(default=0.0, compare=False)
 
 
 def checked(key: str) -> str:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+Done = Callable[[int], None]
+"""Called with how much is done in all."""
 
 
 class Advance(Protocol):
@@ -36,6 +41,17 @@ def paced(advance: Advance) -> Callable[[int, int], None]:
         advance(done, total, f"{done / 1e6 / max(time.monotonic() - began, 0.001):.1f} MB/s")
 
     return report
+
+
+def ignored(done: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def counted(values: Iterable[T], progress: Done) -> Iterator[T]:
+    """The values as they are taken, with how many that were."""
+    for done, value in enumerate(values, 1):
+        yield value
+        progress(done)
 
 
 class Silence:

@@ -307,7 +307,7 @@ class Cloud:
         left = [key for key in keys if key.encode() > after]
         page = left[: int(query.get("max-keys", 100))]
         more = f"<NextContinuationToken>{quote(page[-1])}</NextContinuationToken>" if len(page) < len(left) else ""
-        found = "".join(f"<Contents><Key>{quote(key)}</Key><Size>{paths[key].stat().st_size}</Size></Contents>" for key in page)
+        found = "".join(_content(key, paths[key].stat()) for key in page)
         truncated = f"<IsTruncated>{str(bool(more)).lower()}</IsTruncated>"
         return f"<ListBucketResult><EncodingType>url</EncodingType>{truncated}{more}{found}</ListBucketResult>".encode()
 
@@ -318,9 +318,7 @@ class Cloud:
             path.unlink(missing_ok=True)
         return 204, {}, b""
 
-    def _write(
-        self, path: Path, query: Mapping[str, str], headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _write(self, path: Path, query: Mapping[str, str], headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         if "uploads" in query:
             self.parts[str(path)] = {}
             return 200, {}, f"<InitiateMultipartUploadResult><UploadId>{path}</UploadId></InitiateMultipartUploadResult>".encode()
@@ -407,6 +405,12 @@ def keys(monkeypatch: pytest.MonkeyPatch, key: str | None = KEY, secret: str | N
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
+
+
+def _content(key: str, status: os.stat_result) -> str:
+    """An object of a listing."""
+    at = datetime.fromtimestamp(status.st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    return f"<Contents><Key>{quote(key)}</Key><LastModified>{at}</LastModified><Size>{status.st_size}</Size></Contents>"
 
 
 def _json_error(error: Refused) -> tuple[dict[str, str], bytes]:

@@ -42,7 +42,8 @@ class Specification:
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
         self._read: dict[str, Any] = {}
-        self._registry: Registry[Any] = Registry(retrieve=lambda uri: DRAFT202012.create_resource(self._document(uri)))
+        read: Any = Registry  # its arguments are attrs', which mypy does not see
+        self._registry = read(retrieve=lambda uri: DRAFT202012.create_resource(self._document(uri)))
 
     def faults(self, method: str, path: str, body: bytes) -> list[str]:
         """What the specification does not know in a request; with a body in JSON, or in lines of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,36 @@ def test_the_command_only_names_them_until_it_is_told(at: Store, tmp_path: Path)
     assert named(at) == []
     assert store.published(at, "indexes/i2")
     assert first in release.saved(at)
+
+
+NOW = 2e9
+"""Later than anything that a test writes."""
+
+
+def test_half_a_folder_that_nobody_wrote_to_for_long_may_go(at: Store, tmp_path: Path) -> None:
+    (whole,) = indexed(at, tmp_path / "made", "i1")
+    named = release.load(at, whole)
+    at.put(f"models/{named.model}/model.safetensors", b"weights that a release names")
+    at.put("corpora/dead/chunks.jsonl", b"chunks")
+    at.put("corpora/dead/documents.jsonl", b"documents")
+    at.put("indexes/i9/ids.npy", b"ids")
+    assert [one.prefix for one in collect.halves(at, NOW)] == ["corpora/dead", "indexes/i9"]
+    assert collect.halves(at, 1e9) == [], "what was just written may be under way"
+    assert "i9" not in [one.digest for one in collect.unneeded(at)]
+
+
+def test_a_half_that_was_published_meanwhile_stays(at: Store) -> None:
+    at.put("corpora/late/chunks.jsonl", b"chunks")
+    (half,) = collect.halves(at, NOW)
+    at.put("corpora/late/manifest.json", b"{}")
+    collect.remove_half(at, half)
+    assert at.stat("corpora/late/chunks.jsonl")
+
+
+def test_the_command_removes_halves_that_are_a_day_old(settings: Settings, at: Store, tmp_path: Path) -> None:
+    at.put("corpora/dead/chunks.jsonl", b"chunks")
+    at.put("corpora/fresh/chunks.jsonl", b"chunks")
+    old = Path(settings.store_url.removeprefix("file://")) / "corpora/dead/chunks.jsonl"
+    os.utime(old, (1e9, 1e9))
+    assert "corpora/dead" in ragstone(tmp_path, "collect", "--delete").stdout
+    assert [stat.key for stat in at.list("corpora/")] == ["corpora/fresh/chunks.jsonl"]

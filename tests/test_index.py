@@ -131,3 +131,9 @@ def test_codes_and_exact_ranking_lose_no_neighbour(tmp_path: Path, share: float)
         tenth = float(np.sort(cosines)[-10])
         hits += sum(cosines[int(id)] > tenth - 5e-4 for id in found)  # fp16 may swap what is nearer than that
     assert hits / 400 >= 0.99
+
+
+def test_building_tells_how_far_it_is(tmp_path: Path) -> None:
+    told: list[int] = []
+    local.Folders().build(tmp_path, "d", CHUNKS, VECTORS, told.append)
+    assert told == list(range(1, len(CHUNKS) + 1))

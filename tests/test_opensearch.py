@@ -232,7 +232,7 @@ def ways(loaded: tuple[str, Path], fusion: str) -> Iterator[HostedIndex]:
         yield connect(url + options).open(folder, "d")
 
 
-ASKED = [{}, {"text": "serial123 serial7"}, {"text": "nothing known"}, {"text": ""}, {"groups": ("staff",)}, {"filter": {"language": "de"}}]
+ASKED = [{}, {"text": "serial123 rotor"}, {"text": "nothing known"}, {"text": ""}, {"groups": ("staff",)}, {"filter": {"language": "de"}}]
 
 
 @pytest.mark.parametrize("change", ASKED)
@@ -245,6 +245,14 @@ def test_the_engines_sum_is_ragstones_own_where_both_lists_reach_to_the_end(
     here, there = ({one.chunk: fused for one, fused in fuse(index.search(query), weight)} for index in ways(loaded, "linear"))
     assert here.keys() == there.keys()
     assert list(there.values()) == pytest.approx([here[id] for id in there], abs=1.1e-3)
+
+
+def test_a_list_whose_scores_are_all_the_same_counts_in_full_in_the_engines_sum(loaded: tuple[str, Path]) -> None:
+    """Its rule for lists without a spread, which bounds do not lift: two numbers, each in one chunk."""
+    here, there = (index.search(replace(QUERY, text="serial123 serial7", limit=400)) for index in ways(loaded, "linear"))
+    assert len({round(one.keyword, 4) for one in here if one.in_keyword}) == 1
+    for one in there:
+        assert one.fused == pytest.approx((max(0.0, one.dense) + one.in_keyword) / 2, abs=1.1e-3)
 
 
 def test_what_only_one_short_list_holds_gets_nothing_from_the_other_in_the_engines_sum(loaded: tuple[str, Path]) -> None:

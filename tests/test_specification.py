@@ -116,7 +116,7 @@ def test_an_engine_is_told_to_make_vectors_by_what_the_specification_knows() -> 
     assert faults("opensearch", specification.read("opensearch"), told(place)) == []
 
 
-WRONG = {"query": {"bool": {"shoud": []}}}
+WRONG: dict[str, Any] = {"query": {"bool": {"shoud": []}}}
 
 
 def test_a_misspelt_field_is_a_fault(known: Specification) -> None:

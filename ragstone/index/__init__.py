@@ -23,6 +23,9 @@ from ragstone.query import BIGRAM_WEIGHT as BIGRAM_WEIGHT
 from ragstone.query import UNMADE as UNMADE
 from ragstone.query import Candidate as Candidate
 from ragstone.query import Query as Query
+from ragstone.show import Done as Done
+from ragstone.show import counted as counted
+from ragstone.show import ignored as ignored
 
 SLAB = 8192
 """Rows of vectors that are read at a time while an index is built: 12 MB at 384 dimensions."""
@@ -60,9 +63,10 @@ class Place(Protocol):
     def check(self) -> None:
         """Raises `IndexingError` when an index can't be built here: before anything is encoded for it."""
 
-    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors, progress: Done = ignored) -> None:
         """Make the index of `chunks`, row by row with `vectors`; the fresh `folder` gets it, or where it is. Raises `IndexingError`.
 
+        `progress` is told how many chunks are done.
         Chunks may be read from a file each time that they are asked for, and vectors mapped: neither is to be held whole.
         """
 
@@ -90,7 +94,7 @@ class Encoding(Place, Protocol):
         chunks: Sequence[Chunk],
         known: Mapping[str, NDArray[np.float32]],
         model: Model,
-        progress: Callable[[int], None],
+        progress: Done,
     ) -> None:
         """As `build`; the engine makes the vectors that are not `known`, by chunk id. `progress` is told how many chunks are sent."""
 

@@ -19,7 +19,7 @@ from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
 from ragstone.hosted import BLOCKS, FORMAT, HEALTH, MOST, RANK, Hosted, HostedIndex
-from ragstone.index import Query, check
+from ragstone.index import Done, Query, check, ignored
 from ragstone.options import LINEAR, RRF
 
 OLDEST = (8, 18)
@@ -65,9 +65,9 @@ class Elasticsearch(Hosted):
     def _checks(self) -> list[str]:
         return [VERSIONS, f"/{self._name('0')}", HEALTH, BLOCKS]
 
-    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors, progress: Done = ignored) -> None:
         check(chunks, vectors)
-        super().build(folder, digest, chunks, vectors)
+        super().build(folder, digest, chunks, vectors, progress)
 
     def _vector(self, dimensions: int) -> dict[str, Any]:
         graph = {"type": self._options.type, "m": self._options.m, "ef_construction": self._options.ef_construction}

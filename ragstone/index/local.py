@@ -30,7 +30,7 @@ from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import IndexingError
 from ragstone.facets import Wanted
-from ragstone.index import Candidate, Query, check, slabs
+from ragstone.index import Candidate, Done, Query, check, counted, ignored, slabs
 from ragstone.keywords import Terms
 
 FORMAT = 3
@@ -79,8 +79,8 @@ class Folders:
     def check(self) -> None:
         """A folder can always be made; `build` says when not."""
 
-    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        build(folder, chunks, vectors)
+    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors, progress: Done = ignored) -> None:
+        build(folder, chunks, vectors, progress)
 
     def open(self, folder: Path, digest: str) -> LocalIndex:
         return open(folder, digest)
@@ -97,7 +97,7 @@ def connect(settings: config.Index) -> Folders:
     return Folders()
 
 
-def build(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+def build(folder: Path, chunks: Sequence[Chunk], vectors: Vectors, progress: Done = ignored) -> None:
     """Write the index of `chunks`, row by row with `vectors`, into the fresh `folder`, synced to disk. Raises `IndexingError`."""
     ids = check(chunks, vectors)
     order = np.argsort(ids, kind="stable")
@@ -105,7 +105,7 @@ def build(folder: Path, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / IDS, ids[order])
         _write_vectors(folder, vectors, order)
-        _write_texts(folder, chunks, order)
+        _write_texts(folder, chunks, order, progress)
         _write_meta(folder, len(chunks), vectors.shape[1])
         _sync(folder)
     except OSError as error:
@@ -352,11 +352,11 @@ def _padded(vectors: Vectors) -> Vectors:
     return np.ascontiguousarray(np.pad(vectors, ((0, 0), (0, -vectors.shape[1] % 8))))
 
 
-def _write_texts(folder: Path, chunks: Sequence[Chunk], order: Order) -> None:
+def _write_texts(folder: Path, chunks: Sequence[Chunk], order: Order, progress: Done) -> None:
     """Chunks, words and facets in one pass: a chunk may be read from a file each time that it is asked for."""
     ends, rows = array("q", [0]), defaultdict[str, "array[int]"](lambda: array("q"))
     with (folder / CHUNKS).open("wb") as lines, _writing(folder / WORDS) as add:
-        for row, at in enumerate(order.tolist()):
+        for row, at in enumerate(counted(order.tolist(), progress)):
             chunk = chunks[at]
             having = facets.of(chunk)
             ends.append(ends[-1] + lines.write(orjson.dumps(vars(chunk), option=orjson.OPT_APPEND_NEWLINE)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
 from ragstone.hosted import BLOCKS, FORMAT, HEALTH, RANK, Hosted, HostedIndex, Load
-from ragstone.index import Query, check, check_chunks
+from ragstone.index import Done, Query, check, check_chunks, counted, ignored
 from ragstone.inference import CHUNK, QUERY, Inference, Model
 from ragstone.mapping import Vector, floats
 from ragstone.options import LINEAR, RRF
@@ -74,9 +74,9 @@ class OpenSearch(Hosted):
     def _checks(self) -> list[str]:
         return ["/", PLUGINS, HEALTH, BLOCKS]
 
-    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+    def build(self, folder: Path, digest: str, chunks: Sequence[Chunk], vectors: Vectors, progress: Done = ignored) -> None:
         check(chunks, vectors)
-        super().build(folder, digest, chunks, vectors)
+        super().build(folder, digest, chunks, vectors, progress)
 
     def _vector(self, dimensions: int) -> dict[str, Any]:
         graph = {"m": self._options.m, "ef_construction": self._options.ef_construction}
@@ -116,15 +116,13 @@ class Inferring(OpenSearch):
         self.check()
         self._inference.prepare(model)
 
-    def ingest(
-        self, folder: Path, digest: str, chunks: Sequence[Chunk], known: Mapping[str, Vector], model: Model, progress: Callable[[int], None]
-    ) -> None:
+    def ingest(self, folder: Path, digest: str, chunks: Sequence[Chunk], known: Mapping[str, Vector], model: Model, progress: Done) -> None:
         """Load the chunks, those without a vector through the pipeline that asks for one."""
         check_chunks(chunks)
         question, passage = (self._inference.name(kind, model) for kind in (QUERY, CHUNK))
         for request in self._pipelines(model, inference.known(self._cluster, passage)):
             self._cluster.send(request)
-        lines = _counted(mapping.lines(chunks, lambda row: known.get(chunks[row].id), passage), progress)
+        lines = counted(mapping.lines(chunks, lambda row: known.get(chunks[row].id), passage), progress)
         self._keep(folder, digest, Load(len(chunks), model.dimensions, lines, ASKED, question))
 
     def _preparation(self, model: Model) -> tuple[list[Request], str, str]:
@@ -215,12 +213,6 @@ def connect(settings: config.Index) -> OpenSearch:
         raise ConfigError(f"index.pipeline = {settings.pipeline!r} can't be a name: lower-case letters, digits, ., - and _ can")
     inference = Inference(cluster, settings.embeddings, settings.embeddings_key)
     return Inferring(cluster, prefix, settings.url, read, inference, settings.pipeline)
-
-
-def _counted(lines: Iterable[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
-    for done, line in enumerate(lines, 1):
-        yield line
-        progress(done)
 
 
 def _check_version(url: str, told: Mapping[str, Any]) -> None:

@@ -89,7 +89,8 @@ class FileStore:
         for key, path in sorted(found):
             if key.startswith(prefix):
                 with suppress(FileNotFoundError):  # deleted since
-                    yield Stat(key, path.stat().st_size)
+                    status = path.stat()
+                    yield Stat(key, status.st_size, status.st_mtime)
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)

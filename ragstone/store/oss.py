@@ -157,7 +157,7 @@ class OssStore(Bucket):
         )
         with self._asking("can't list it"):
             found = self._client.list_objects_v2(asked)
-        return [Stat(one.key[len(base) :], int(one.size)) for one in found.contents or []], bool(found.is_truncated)
+        return [Stat(one.key[len(base) :], int(one.size), _written(one)) for one in found.contents or []], bool(found.is_truncated)
 
     def _delete(self, key: str) -> None:
         with self._asking(f"can't delete {key}"):
@@ -195,6 +195,10 @@ def _told(what: str, error: Exception) -> StoreError:
     if any(isinstance(cause, PASSING) for cause in alibaba.causes(error)):
         return Unsure(f"{what}: {type(first).__name__}: {first}", "is the endpoint in project.store right, and does it run?")
     return StoreError(f"{what}: {first}")
+
+
+def _written(one: oss.ObjectProperties) -> float:
+    return float(one.last_modified.timestamp()) if one.last_modified else 0.0
 
 
 def _altered(data: bytes, crc: str | int | None) -> bool:

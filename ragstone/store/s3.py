@@ -95,7 +95,7 @@ class S3Store(Bucket):
     def _page(self, folder: str, after: str) -> tuple[Sequence[Stat], bool]:
         with self._asking("can't list it"):
             found = next(iter(obstore.list(self._client, folder or None, offset=after or None, chunk_size=PAGE)), [])
-        return [Stat(one["path"], one["size"]) for one in found], len(found) == PAGE
+        return [Stat(one["path"], one["size"], one["last_modified"].timestamp()) for one in found], len(found) == PAGE
 
     def _delete(self, key: str) -> None:
         with self._asking(f"can't delete {key}"):

@@ -128,6 +128,12 @@ def test_a_load_that_died_half_way_is_gone_on_with(place: Hosted, tmp_path: Path
     assert ask(index, "GET", "/INDEX/_count")["count"] == 300
 
 
+def test_a_load_tells_how_far_it_is(place: Hosted, tmp_path: Path) -> None:
+    told: list[int] = []
+    place.build(tmp_path, "d", CHUNKS, VECTORS, told.append)
+    assert told == list(range(1, len(CHUNKS) + 1))
+
+
 def test_a_whole_index_takes_no_more_documents(place: Hosted, tmp_path: Path) -> None:
     place.build(tmp_path, "d", CHUNKS, VECTORS)
     with pytest.raises(IndexingError, match="answered 403"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,3 +206,10 @@ def test_a_manifest_that_names_a_file_outside_is_an_error(store: Store) -> None:
 def test_two_connections_see_the_same_store(store: Store) -> None:
     store.put("a", b"1")
     assert connect(store.url).get("a") == b"1"
+
+
+def test_a_listing_says_when_an_object_was_written(store: Store) -> None:
+    began = time.time()
+    store.put("a", b"1")
+    (stat,) = store.list("")
+    assert began - 60 < stat.at < time.time() + 60

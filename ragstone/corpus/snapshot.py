@@ -33,6 +33,7 @@ VERSION = "1"
 """Raised when the same documents would be chunked differently."""
 
 CHUNKS = "chunks.jsonl"
+DOCUMENTS = "documents.jsonl"
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,16 @@ def build(store: Store, listing: Listing, settings: Corpus, progress: Progress |
             raise _nothing(listing, failures)
         _publish(store, name, documents, failures, settings)
     if settings.strict:
-        _refuse(_failures(fetch(store, prefix(name))))
+        _refuse(failed(fetch(store, prefix(name))))
     return name
 
 
 def load(store: Store, digest: str) -> Snapshot:
     """The snapshot by its digest. Raises `NotFound` when the store has none."""
     folder = fetch(store, prefix(digest))
-    documents = tuple(_document(parts) for parts in _lines(folder / "documents.jsonl"))
-    chunks = tuple(_chunk(parts) for parts in _lines(folder / CHUNKS))
-    return Snapshot(digest, documents, chunks, _failures(folder))
+    documents = tuple(document_of(parts) for parts in _lines(folder / DOCUMENTS))
+    chunks = tuple(chunk_of(parts) for parts in _lines(folder / CHUNKS))
+    return Snapshot(digest, documents, chunks, failed(folder))
 
 
 def chunks(store: Store, digest: str) -> Chunks:
@@ -104,7 +105,7 @@ class Chunks(Sequence[Chunk]):
         return self._read(self._order[at])
 
     def _read(self, row: np.intp) -> Chunk:
-        return _chunk(orjson.loads(self._lines[self._starts[row] : self._starts[row + 1]]))
+        return chunk_of(orjson.loads(self._lines[self._starts[row] : self._starts[row + 1]]))
 
 
 def prefix(digest: str) -> str:
@@ -189,7 +190,7 @@ def _made(entry: Entry, parsed: parse.Parsed) -> Document:
 
 def _publish(store: Store, name: str, documents: list[Document], failures: list[Failure], settings: Corpus) -> None:
     with tempfile.TemporaryDirectory(prefix="ragstone-") as folder:
-        _write(Path(folder, "documents.jsonl"), map(asdict, documents))
+        _write(Path(folder, DOCUMENTS), map(asdict, documents))
         passages = (passage for document in documents for passage in chunk(document, settings.chunk_words))
         _write(Path(folder, CHUNKS), map(asdict, passages))
         _write(Path(folder, "failures.jsonl"), map(asdict, failures))
@@ -206,15 +207,18 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, file)
 
 
-def _document(parts: dict[str, Any]) -> Document:
+def document_of(parts: dict[str, Any]) -> Document:
+    """The document that a line of `documents.jsonl` holds."""
     return Document(**{**parts, "headings": tuple(Heading(**heading) for heading in parts["headings"]), "groups": tuple(parts["groups"])})
 
 
-def _chunk(parts: dict[str, Any]) -> Chunk:
+def chunk_of(parts: dict[str, Any]) -> Chunk:
+    """The chunk that a line of `chunks.jsonl` holds."""
     return Chunk(**{**parts, "path": tuple(parts["path"]), "groups": tuple(parts["groups"])})
 
 
-def _failures(folder: Path) -> tuple[Failure, ...]:
+def failed(folder: Path) -> tuple[Failure, ...]:
+    """What could not become a document, of a snapshot's folder."""
     return tuple(Failure(**parts) for parts in _lines(folder / "failures.jsonl"))
 
 

@@ -211,11 +211,11 @@ function Thumbs({ told, consent }: { told: Told; consent: boolean }) {
   return (
     <span class="thumbs" role="group" aria-label="Was this right?">
       {[
-        { thumb: "up", sign: "👍", name: "Right" },
-        { thumb: "down", sign: "👎", name: "Wrong" },
-      ].map(({ thumb, sign, name }) => (
-        <button key={thumb} type="button" aria-pressed={given === thumb} disabled={given !== ""} title={name} aria-label={name} onClick={() => void give(thumb)}>
-          {sign}
+        { thumb: "up", name: "Right" },
+        { thumb: "down", name: "Wrong" },
+      ].map(({ thumb, name }) => (
+        <button key={thumb} type="button" aria-pressed={given === thumb} disabled={given !== ""} onClick={() => void give(thumb)}>
+          {name}
         </button>
       ))}
       <span role="status">{given && (consent ? "Thank you. Kept with your question." : "Thank you. Kept without your question.")}</span>

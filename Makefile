@@ -14,7 +14,7 @@ DEMO ?= demo
 DOCS ?=
 ASK ?=
 
-.PHONY: demo test check bench engines worker clean
+.PHONY: demo test check bench engines worker console clean
 
 demo: .venv/.ready
 	@$(RUN) examples/demo.py --folder "$(DEMO)" --docs "$(DOCS)" --ask "$(ASK)"
@@ -37,6 +37,10 @@ engines: .venv/.ready
 # The Worker's packages, once per content of its package.json, into the cache. The tests that need them install them too.
 worker: .venv/.ready
 	@$(RUN) -c "from ragstone import npm; from ragstone.edge.cloudflare import SOURCE; print(npm.packages(SOURCE / 'package.json'))"
+
+# The console's page, built from console/ into the package.
+console: .venv/.ready
+	@$(RUN) -m tests.built
 
 bench: .venv/.ready
 	$(RUN) -m benchmarks

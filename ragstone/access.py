@@ -58,6 +58,8 @@ class Principal:
     tpm: int
     """Tokens a minute."""
     expires: float
+    admin: bool = False
+    """Whether it may look at and change what is served: `/admin`. What it may read is still its groups' to say."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,14 @@ class Verifier:
 
 
 def create(
-    folder: Path, store: Store, *, tenant: str, groups: Sequence[str], rpm: int, tpm: int, expires: float
+    folder: Path, store: Store, *, tenant: str, groups: Sequence[str], rpm: int, tpm: int, expires: float, admin: bool = False
 ) -> tuple[str, Principal]:
     """A new key: its token, shown this once and stored nowhere, and its principal.
 
     The signing key is made in `folder` on first use, readable by its owner alone, and its public half is published in the store.
     Raises `ConfigError` on a tenant, group or limit that can't be, or when others may read the signing key.
     """
-    principal = Principal("k-" + secrets.token_hex(8), tenant, tuple(sorted(set(groups))), rpm, tpm, float(math.ceil(expires)))
+    principal = Principal("k-" + secrets.token_hex(8), tenant, tuple(sorted(set(groups))), rpm, tpm, float(math.ceil(expires)), admin)
     _check(principal)
     signing = _signing_key(folder)
     kid = _publish(store, signing)
@@ -208,6 +210,7 @@ def expiry(text: str, now: float | None = None) -> float:
 def _claims(principal: Principal) -> dict[str, object]:
     claims: dict[str, object] = {"jti": principal.key, "tenant": principal.tenant, "groups": list(principal.groups)}
     claims |= {"rpm": principal.rpm, "tpm": principal.tpm}
+    claims |= {"admin": True} if principal.admin else {}
     return claims | ({"exp": int(principal.expires)} if principal.expires else {})
 
 
@@ -223,6 +226,7 @@ def _principal(claims: Mapping[str, object]) -> Principal:
         _limit(claims["rpm"]),
         _limit(claims["tpm"]),
         _number(claims["exp"]) if "exp" in claims else 0.0,
+        claims.get("admin") is True,
     )
 
 

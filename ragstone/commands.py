@@ -116,6 +116,7 @@ def keys_create(
     rpm: Annotated[int | None, typer.Option(help="Requests a minute; default: access.rpm.")] = None,
     tpm: Annotated[int | None, typer.Option(help="Tokens a minute; default: access.tpm.")] = None,
     expires: Annotated[str, typer.Option(help="When it ends: 12h, 30d, a date like 2027-01-31, or never.")] = "30d",
+    admin: Annotated[bool, typer.Option("--admin", help="May also use /admin, and so all of the console.")] = False,
 ) -> None:
     """Print a new API key. It is shown once; the store keeps only its id, tenant, groups and limits."""
     from ragstone import access
@@ -123,7 +124,7 @@ def keys_create(
     settings, store = opened()
     limits = {"rpm": rpm or settings.access.rpm, "tpm": tpm or settings.access.tpm}
     token, principal = access.create(
-        settings.keys_folder, store, tenant=tenant, groups=members(groups), expires=access.expiry(expires), **limits
+        settings.keys_folder, store, tenant=tenant, groups=members(groups), expires=access.expiry(expires), admin=admin, **limits
     )
     print(f"key {principal.key} for {tenant}, groups {', '.join(principal.groups)}", file=sys.stderr)
     print(token)
@@ -139,7 +140,8 @@ def keys_list() -> None:
         who = issued.principal
         until = datetime.fromtimestamp(who.expires, UTC).strftime("%Y-%m-%d %H:%M") if who.expires else "never"
         state = "revoked" if issued.revoked else f"expires {until}"
-        print(f"{who.key}  {who.tenant}  {','.join(who.groups)}  {who.rpm} rpm  {who.tpm} tpm  {state}")
+        admin = "  admin" if who.admin else ""
+        print(f"{who.key}  {who.tenant}  {','.join(who.groups)}  {who.rpm} rpm  {who.tpm} tpm  {state}{admin}")
 
 
 @keys.command("revoke")

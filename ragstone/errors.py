@@ -15,6 +15,7 @@
     ├── OriginError          the edge can't get an answer from the origin
     ├── AccessError          who is asking
     │   ├── Unauthorized     no key, or one that is forged, expired or revoked
+    │   ├── Forbidden        a good key that may not do this
     │   └── RateLimited      over the limit; carries `retry_after`
     └── RequestError         a request body that can't be served; carries `param`
 
@@ -114,6 +115,11 @@ class AccessError(RagstoneError):
 
 class Unauthorized(AccessError):
     code = "invalid_api_key"
+
+
+class Forbidden(AccessError):
+    status = 403
+    code = "forbidden"
 
 
 class RateLimited(AccessError):

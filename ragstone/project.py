@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -183,12 +184,8 @@ def point(settings: Settings, store: Store, record: Record, show: Show) -> None:
     """Tell an engine outside the store which of its indexes is in force on the channel; it is told, not asked, so a fault is only said."""
     from ragstone import index as indexes
 
-    prefix = f"indexes/{releases.load(store, record.release).index}"
-    if not store.stat(f"{prefix}/{indexes.PLACE}"):
-        return
-    folder = stores.fetch(store, prefix)
     try:
-        indexes.place(folder, settings.index).point(folder, record.channel)
+        indexes.point(store, releases.load(store, record.release).index, record.channel, settings.index)
     except IndexingError as error:
         show.say(f"index     the channel's alias stays where it was: {error.message}")
 
@@ -214,10 +211,10 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
         material = labelled.prepare(labels, pairs.mine(chunks, seed=recipe.seed), chunks)
         _report(settings, material.unusable, show)
         if material.mined.unsuitable:
-            verdict, model = Verdict(promoted=False, reason=material.mined.unsuitable), ""
+            verdict, model, curve = Verdict(promoted=False, reason=material.mined.unsuitable), "", []
         else:
-            verdict, model = _try(settings, store, chunks, material, recipe, digest, show)
-        _create(store, key, {"verdict": asdict(verdict), "model": model})
+            verdict, model, curve = _try(settings, store, chunks, material, recipe, digest, show)
+        _create(store, key, {"verdict": asdict(verdict), "model": model, "curve": curve, "at": time.time()})
     shutil.rmtree(_work(settings, digest, recipe), ignore_errors=True)
     kept = json.loads(store.get(key))
     verdict = Verdict.load(kept["verdict"])
@@ -318,8 +315,8 @@ def _sources(answer: Answer) -> str:
 
 def _try(
     settings: Settings, store: Store, chunks: Sequence[Chunk], material: Material, recipe: Recipe, snapshot: str, show: Show
-) -> tuple[Verdict, str]:
-    """The verdict, and the digest of the published winner or nothing."""
+) -> tuple[Verdict, str, list[dict[str, float]]]:
+    """The verdict, the digest of the published winner or nothing, and the run's losses by step."""
     from ragstone import embedder, tracking, trial
     from ragstone.candidates import Base
 
@@ -335,12 +332,12 @@ def _try(
         outcome = trial.run(held, work, show, journal.step)
         journal.figures(trial.figures(outcome.verdict))
     if outcome.winner is None:
-        return outcome.verdict, ""
+        return outcome.verdict, "", outcome.curve
     report = {**asdict(outcome.verdict), "incumbent": model, "snapshot": snapshot, "curve": outcome.curve}
     (outcome.winner / "report.json").write_bytes(canonical(report))
     digest = embedder.digest(outcome.winner)
     stores.publish(store, f"models/{digest}", outcome.winner)
-    return outcome.verdict, digest
+    return outcome.verdict, digest, outcome.curve
 
 
 def _put_in_force(settings: Settings, store: Store, snapshot: str, model: str, note: str, show: Show) -> None:

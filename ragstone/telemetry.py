@@ -54,6 +54,15 @@ def exposition() -> bytes:
     return generate_latest(REGISTRY)
 
 
+def samples() -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Every count, sum and gauge now, by the name of its metric: labels and value. Of histograms the buckets are left out."""
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for sample in (sample for metric in REGISTRY.collect() for sample in metric.samples):
+        if not sample.name.endswith(("_bucket", "_created")):
+            found.setdefault(sample.name, []).append((dict(sample.labels), float(sample.value)))
+    return found
+
+
 def released(channel: str, release: str, number: int) -> None:
     """Show `release` as the one in force on `channel`, instead of the one before it."""
     if channel in _in_force:

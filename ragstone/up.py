@@ -44,13 +44,15 @@ def up(settings: Settings, store: Store, show: Show) -> None:
 
 
 def local_key(settings: Settings, store: Store) -> Path:
-    """The file with this machine's own API key, made when there is none that still works. It may read every group of the settings."""
+    """The file with this machine's own API key, an administrator's, made when there is none that still works. It may read every group."""
     path = settings.keys_folder / LOCAL_KEY
     groups = project.groups(settings)
     if path.is_file() and _works(store, path.read_text().strip(), groups):
         return path
     limits = settings.access
-    token, _ = access.create(settings.keys_folder, store, tenant="local", groups=groups, rpm=limits.rpm, tpm=limits.tpm, expires=0)
+    token, _ = access.create(
+        settings.keys_folder, store, tenant="local", groups=groups, rpm=limits.rpm, tpm=limits.tpm, expires=0, admin=True
+    )
     temporary = path.with_suffix(".new")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(token)
@@ -60,7 +62,8 @@ def local_key(settings: Settings, store: Store) -> Path:
 
 def _works(store: Store, token: str, groups: tuple[str, ...]) -> bool:
     try:
-        return access.Verifier(store).verify(token).groups == groups
+        principal = access.Verifier(store).verify(token)
+        return principal.admin and principal.groups == groups
     except AccessError:
         return False
 
@@ -149,5 +152,6 @@ def _greeting(settings: Settings, token: Path) -> str:
         f"{url}/v1 speaks OpenAI's API. Try:\n\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
         f'    -H "Authorization: Bearer $(cat {token})" \\\n'
-        f"    -d '{body}'\n"
+        f"    -d '{body}'\n\n"
+        f"The console is at {url}/console. Sign in with the key in {token}\n"
     )

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import ragstone
 from ragstone import telemetry, wire
 from ragstone.access import Verifier
-from ragstone.api import admin, chat
+from ragstone.api import admin, caller, channels, chat, console, documents, live, models
 from ragstone.api.call import Origin, veiled
 from ragstone.api.releases import Releases
 from ragstone.config import Settings
@@ -48,9 +48,23 @@ ROUTES = [
     Route("/v1/chat/completions", chat.complete, methods=["POST"]),
     Route("/v1/embeddings", admin.embeddings, methods=["POST"]),
     Route("/v1/retrieve", admin.retrieve, methods=["POST"]),
+    Route("/v1/documents", documents.document, methods=["POST"]),
+    Route("/v1/feedback", caller.give_feedback, methods=["POST"]),
+    Route("/v1/key", caller.key),
     Route("/v1/models", admin.models),
     Route("/v1/models/{name}", admin.model),
     Route("/v1/release", admin.release),
+    Route("/admin/diff", channels.difference, methods=["POST"]),
+    Route("/admin/documents", documents.listing, methods=["POST"]),
+    Route("/admin/live", live.follow),
+    Route("/admin/models", models.listing),
+    Route("/admin/promote", channels.promote, methods=["POST"]),
+    Route("/admin/releases", channels.listing),
+    Route("/admin/releases", channels.save, methods=["POST"]),
+    Route("/admin/rollback", channels.rollback, methods=["POST"]),
+    Route("/admin/serving", live.now),
+    Route("/console", console.page),
+    Route("/console/{name}", console.page),
     Route("/healthz", admin.healthz),
     Route("/readyz", admin.readyz),
     Route("/metrics", admin.metrics),

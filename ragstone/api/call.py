@@ -17,7 +17,7 @@ from ragstone.access import Principal, Verifier
 from ragstone.api.releases import NotReady, Opened, Releases
 from ragstone.config import Settings
 from ragstone.edge import RELEASE
-from ragstone.errors import AccessError, RagstoneError, RequestError, Unauthorized
+from ragstone.errors import AccessError, Forbidden, RagstoneError, RequestError, Unauthorized
 from ragstone.store import Store
 
 TELLING = (RequestError, AccessError, NotReady)
@@ -69,10 +69,22 @@ def authorise(request: Request) -> Principal:
     return principal
 
 
+def administer(request: Request) -> Principal:
+    """Who is asking, an administrator. Raises `Unauthorized`, and `Forbidden` for a key that is none's."""
+    principal = authorise(request)
+    if not principal.admin:
+        raise Forbidden(f"the API key {principal.key} is not an administrator's", "ragstone keys create --admin")
+    return principal
+
+
 def validators(opened: Opened, etag: str = "") -> dict[str, str]:
     """The headers that name what an answer rests on. How long it is fresh is the edge's to say."""
-    headers = {RELEASE: opened.id, "cache-control": "private, max-age=0", "vary": "authorization"}
-    return headers | ({"etag": etag} if etag else {})
+    return validators_of(opened.id) | ({"etag": etag} if etag else {})
+
+
+def validators_of(release: str) -> dict[str, str]:
+    """The same for what rests on a release that need not be open."""
+    return {RELEASE: release, "cache-control": "private, max-age=0", "vary": "authorization"}
 
 
 def confirmed(request: Request, etag: str) -> bool:

@@ -34,6 +34,7 @@ VERSION = "1"
 """Raised when the same documents would be chunked differently."""
 
 CHUNKS = "chunks.jsonl"
+DOCUMENTS = "documents.jsonl"
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,16 @@ def build(store: Store, listing: Listing, settings: Corpus, progress: Progress |
             _fill(Path(folder), store, listing, entries, settings, progress)
             publish(store, prefix(name), Path(folder))
     if settings.strict:
-        _refuse(_failures(fetch(store, prefix(name))))
+        _refuse(failed(fetch(store, prefix(name))))
     return name
 
 
 def load(store: Store, digest: str) -> Snapshot:
     """The snapshot by its digest. Raises `NotFound` when the store has none."""
     folder = fetch(store, prefix(digest))
-    documents = tuple(_document(parts) for parts in _lines(folder / "documents.jsonl"))
-    chunks = tuple(_chunk(parts) for parts in _lines(folder / CHUNKS))
-    return Snapshot(digest, documents, chunks, _failures(folder))
+    documents = tuple(document_of(parts) for parts in _lines(folder / DOCUMENTS))
+    chunks = tuple(chunk_of(parts) for parts in _lines(folder / CHUNKS))
+    return Snapshot(digest, documents, chunks, failed(folder))
 
 
 def chunks(store: Store, digest: str) -> Chunks:
@@ -104,7 +105,7 @@ class Chunks(Sequence[Chunk]):
         return self._read(self._order[at])
 
     def _read(self, row: np.intp) -> Chunk:
-        return _chunk(orjson.loads(self._lines[self._starts[row] : self._starts[row + 1]]))
+        return chunk_of(orjson.loads(self._lines[self._starts[row] : self._starts[row + 1]]))
 
 
 def prefix(digest: str) -> str:
@@ -146,7 +147,7 @@ def _entry(path: str, file: File, rules: Iterable[GroupRule]) -> Entry:
 def _fill(folder: Path, store: Store, listing: Listing, entries: list[Entry], settings: Corpus, progress: Progress | None) -> None:
     """Write the snapshot's files, document by document: none waits for another in memory. Raises `CorpusError` when there is none."""
     failures, count = list(listing.failures), 0
-    with _lines_to(folder / "documents.jsonl") as documents, _lines_to(folder / CHUNKS) as chunks:
+    with _lines_to(folder / DOCUMENTS) as documents, _lines_to(folder / CHUNKS) as chunks:
         for count, document in enumerate(_documents(store, listing, entries, settings, failures, progress), 1):  # noqa: B007  counted
             documents(asdict(document))
             for passage in chunk(document, settings.chunk_words):
@@ -154,9 +155,9 @@ def _fill(folder: Path, store: Store, listing: Listing, entries: list[Entry], se
     failures.sort(key=lambda failure: failure.path)
     if not count:
         raise _nothing(listing, failures)
-    with _lines_to(folder / "failures.jsonl") as failed:
+    with _lines_to(folder / "failures.jsonl") as lines:
         for failure in failures:
-            failed(asdict(failure))
+            lines(asdict(failure))
 
 
 def _documents(
@@ -214,15 +215,18 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, file)
 
 
-def _document(parts: dict[str, Any]) -> Document:
+def document_of(parts: dict[str, Any]) -> Document:
+    """The document that a line of `documents.jsonl` holds."""
     return Document(**{**parts, "headings": tuple(Heading(**heading) for heading in parts["headings"]), "groups": tuple(parts["groups"])})
 
 
-def _chunk(parts: dict[str, Any]) -> Chunk:
+def chunk_of(parts: dict[str, Any]) -> Chunk:
+    """The chunk that a line of `chunks.jsonl` holds."""
     return Chunk(**{**parts, "path": tuple(parts["path"]), "groups": tuple(parts["groups"])})
 
 
-def _failures(folder: Path) -> tuple[Failure, ...]:
+def failed(folder: Path) -> tuple[Failure, ...]:
+    """What could not become a document, of a snapshot's folder."""
     return tuple(Failure(**parts) for parts in _lines(folder / "failures.jsonl"))
 
 

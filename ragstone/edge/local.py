@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from ragstone import canonical, replay, telemetry
+from ragstone import canonical, relay, replay, telemetry
 from ragstone.access import Principal, Verifier
 from ragstone.cache import Asked, Cache, Entry, asked, decide, may_stand_in
 from ragstone.config import Settings
@@ -35,6 +35,9 @@ METHODS = {
     CHAT: "POST",
     "/v1/embeddings": "POST",
     "/v1/retrieve": "POST",
+    "/v1/documents": "POST",
+    "/v1/feedback": "POST",
+    "/v1/key": "GET",
     "/v1/models": "GET",
     "/healthz": "GET",
     "/readyz": "GET",
@@ -140,8 +143,7 @@ class Edge:
             await exchange.fail(RagstoneError("the edge failed; its log has the request's id"))
         finally:
             self._open -= 1
-        route = exchange.path if exchange.path in METHODS else "/v1/models/{model}" if MODEL.fullmatch(exchange.path) else "other"
-        telemetry.requests.labels("edge", route, str(exchange.status)).inc()
+        telemetry.requests.labels("edge", _named(exchange.path), str(exchange.status)).inc()
         return None
 
     # ---- the release pointer
@@ -197,6 +199,8 @@ class Edge:
 
     async def _route(self, exchange: Exchange) -> None:
         path = exchange.path
+        if path in relay.ROUTES:
+            return await self._home(exchange)
         method = METHODS.get(path) or ("GET" if MODEL.fullmatch(path) else "")
         if not method:
             raise RequestError(f"there is no {path[:100]!r} here", status=404, code="not_found")
@@ -217,8 +221,20 @@ class Edge:
         body: dict[str, object] = {"status": "ok" if ready else "waiting for the origin"}
         body |= {"release": self._pointer.release if self._pointer else None}
         body |= {"origin": "ok" if self._fault is None else self._fault.message}
-        body |= {"requests": self._open, "flights": len(self._flights), "entries": len(self._cache), "bytes": self._cache.size}
-        await exchange.respond(200 if ready or exchange.path == "/healthz" else 503, [JSON], orjson.dumps(body))
+        await exchange.respond(200 if ready or exchange.path == "/healthz" else 503, [JSON], orjson.dumps(body | self._counts()))
+
+    def _counts(self) -> dict[str, object]:
+        return {"requests": self._open, "flights": len(self._flights), "entries": len(self._cache), "bytes": self._cache.size}
+
+    async def _home(self, exchange: Exchange) -> None:
+        """The console and what it administers: never cached, and refused here to who is no administrator."""
+        if exchange.path not in relay.PAGE:
+            await self._release()
+            relay.administer((await self._admit(exchange))[0])
+        if exchange.path == relay.EDGE:
+            return await exchange.respond(200, [JSON], orjson.dumps({**self._counts(), "samples": telemetry.samples()}))
+        body = await exchange.body(self._most)
+        return await relay.relay(self._origin, exchange, _forwarded(exchange), body or None, [(CACHE.encode(), b"bypass")])
 
     async def _admit(self, exchange: Exchange) -> tuple[Principal, Allowance]:
         """Who asks, counted against their limit. Raises `Unauthorized` or `RateLimited`."""
@@ -390,6 +406,12 @@ class Edge:
         keep = bool(release) and "no-store" not in response.headers.get("cache-control", "").lower()
         entry = Entry(orjson.dumps(fold.completion()), etag, release, time.time())
         return Answered(entry, "miss", fold.tokens, keep)
+
+
+def _named(path: str) -> str:
+    """What the route is called in the metrics."""
+    known = path in METHODS or path in relay.ROUTES
+    return path if known else "/v1/models/{model}" if MODEL.fullmatch(path) else "other"
 
 
 def _question(exchange: Exchange, principal: Principal, allowance: Allowance, data: bytes, max_tokens: int) -> Question:

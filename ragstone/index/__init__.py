@@ -26,6 +26,7 @@ from ragstone.query import Query as Query
 from ragstone.show import Done as Done
 from ragstone.show import counted as counted
 from ragstone.show import ignored as ignored
+from ragstone.store import Store, fetch
 
 SLAB = 8192
 """Rows of vectors that are read at a time while an index is built: 12 MB at 384 dimensions."""
@@ -115,6 +116,14 @@ def place(folder: Path, settings: config.Index) -> Place:
     Credentials go to the address that the settings name, and to no other.
     """
     return _at(address.url(folder) or "local", settings)
+
+
+def point(store: Store, digest: str, channel: str, settings: config.Index) -> None:
+    """Let the channel's name stand for the index where it is outside the store; nothing to do for one inside. Raises `IndexingError`."""
+    prefix = f"indexes/{digest}"
+    if store.stat(f"{prefix}/{PLACE}"):
+        folder = fetch(store, prefix)
+        place(folder, settings).point(folder, channel)
 
 
 def remove(note: Mapping[str, str], settings: config.Index) -> None:

@@ -1,0 +1,98 @@
+/** Small pieces that several screens show, and what they load with. */
+
+import type { ComponentChildren } from "preact";
+import { useCallback, useEffect, useState } from "preact/hooks";
+
+import { Fault } from "./api";
+
+export interface Loaded<T> {
+  data: T | null;
+  fault: Fault | null;
+  again: () => void;
+}
+
+/** What `load` gives, loaded anew when one of `on` changes or `again` is called; an answer that comes too late is dropped. */
+export function useLoaded<T>(load: (signal: AbortSignal) => Promise<T>, on: readonly unknown[]): Loaded<T> {
+  const [data, setData] = useState<T | null>(null);
+  const [fault, setFault] = useState<Fault | null>(null);
+  const [turn, setTurn] = useState(0);
+  useEffect(() => {
+    const left = new AbortController();
+    load(left.signal).then(
+      (found) => (setData(found), setFault(null)),
+      (error: unknown) => left.signal.aborted || setFault(asFault(error)),
+    );
+    return () => left.abort();
+  }, [...on, turn]);
+  return { data, fault, again: useCallback(() => setTurn((now) => now + 1), []) };
+}
+
+export function asFault(error: unknown): Fault {
+  return error instanceof Fault ? error : new Fault(error instanceof Error ? error.message : String(error), 0, "");
+}
+
+export function Problem({ fault, again }: { fault: Fault | null; again?: () => void }) {
+  if (!fault) return null;
+  return (
+    <div class="problem" role="alert">
+      <p>{fault.message}</p>
+      {again && (
+        <button type="button" onClick={again}>
+          Try again
+        </button>
+      )}
+    </div>
+  );
+}
+
+export function Screen({ title, lead, children }: { title: string; lead: string; children: ComponentChildren }) {
+  return (
+    <>
+      <header class="lead">
+        <h1 id="title" tabIndex={-1}>
+          {title}
+        </h1>
+        <p>{lead}</p>
+      </header>
+      {children}
+    </>
+  );
+}
+
+/** A table that scrolls by itself where it is too wide, also by keyboard. */
+export function Table({ name, heads, children }: { name: string; heads: string[]; children: ComponentChildren }) {
+  return (
+    <div class="scroll" role="region" aria-label={name} tabIndex={0}>
+      <table>
+        <thead>
+          <tr>
+            {heads.map((head) => (
+              <th key={head} scope="col">
+                {head}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>{children}</tbody>
+      </table>
+    </div>
+  );
+}
+
+/** A probability as a bar and a number. */
+export function Probability({ value }: { value: number }) {
+  return (
+    <span class="probability">
+      <meter min={0} max={1} value={value} aria-label="P(relevant)" /> <span>{value.toFixed(2)}</span>
+    </span>
+  );
+}
+
+/** A digest's first characters, with the whole of it at hand. */
+export function Digest({ of }: { of: string }) {
+  return <code title={of}>{of.slice(0, 12)}</code>;
+}
+
+export const when = (seconds: number): string => (seconds ? new Date(seconds * 1000).toLocaleString() : "not known");
+export const trail = (title: string, path: string[]): string => [...new Set([title, ...path])].filter(Boolean).join(" › ");
+export const signed = (value: number): string => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;

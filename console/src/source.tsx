@@ -1,0 +1,59 @@
+/** The passage that an answer cites, marked in its document. */
+
+import { useEffect, useRef } from "preact/hooks";
+
+import { ask } from "./api";
+import { Problem, trail, useLoaded } from "./parts";
+import type { Document } from "./types";
+
+const AROUND = 3000;
+
+export interface Place {
+  document: string;
+  title: string;
+  path: string[];
+  start: number;
+  end: number;
+  release: string;
+}
+
+export function Source({ place, close }: { place: Place; close: () => void }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const { data, fault, again } = useLoaded((signal) => ask<Document>("/v1/documents", asked(place), signal), [place]);
+  useEffect(() => dialog.current?.showModal(), []);
+  return (
+    <dialog ref={dialog} class="source" onClose={close} aria-labelledby="source-title">
+      <header>
+        <div>
+          <h2 id="source-title">{trail(place.title, place.path)}</h2>
+          <p class="quiet">{place.document}</p>
+        </div>
+        <button type="button" onClick={() => dialog.current?.close()}>
+          Close
+        </button>
+      </header>
+      <Problem fault={fault} again={again} />
+      {data && <Marked found={data} place={place} />}
+    </dialog>
+  );
+}
+
+function asked(place: Place): object {
+  return { document: place.document, model: place.release, start: Math.max(0, place.start - AROUND), end: place.end + AROUND };
+}
+
+function Marked({ found, place }: { found: Document; place: Place }) {
+  const mark = useRef<HTMLElement>(null);
+  useEffect(() => mark.current?.scrollIntoView({ block: "center" }), [found]);
+  const points = Array.from(found.text); // offsets count characters, a string counts UTF-16
+  const [from, to] = [place.start - found.start, place.end - found.start];
+  return (
+    <div class="text" tabIndex={0} role="region" aria-label="The document around the passage">
+      {found.start > 0 && "… "}
+      {points.slice(0, from).join("")}
+      <mark ref={mark}>{points.slice(from, to).join("")}</mark>
+      {points.slice(to).join("")}
+      {found.end < found.characters && " …"}
+    </div>
+  );
+}

@@ -1,0 +1,194 @@
+/** What `/v1` and `/admin` answer, as far as the console reads it. */
+
+export interface Key {
+  key: string;
+  tenant: string;
+  groups: string[];
+  admin: boolean;
+}
+
+export interface Citation {
+  number: number;
+  chunk: string;
+  document: string;
+  title: string;
+  path: string[];
+  start: number;
+  end: number;
+  score: number;
+  text: string;
+}
+
+export interface Told {
+  release: string;
+  basis: "generated" | "quoted" | "abstained";
+  question: string;
+  rewritten: boolean;
+  abstained: boolean;
+  best: number;
+  threshold: number;
+  citations: Citation[];
+}
+
+export interface Delta {
+  error?: { message: string; code: string | null };
+  choices?: { delta: { content?: string } }[];
+  ragstone?: Told;
+}
+
+export interface Hit {
+  rank: number;
+  chunk: string;
+  document: string;
+  title: string;
+  path: string[];
+  start: number;
+  end: number;
+  text: string;
+  scores: { dense: number; keyword: number; fused: number; calibrated: number };
+}
+
+export interface Found {
+  release: string;
+  query: string;
+  threshold: number;
+  data: Hit[];
+}
+
+export interface Names {
+  data: { id: string; ragstone: { release: string } }[];
+}
+
+export interface Span {
+  chunk: string;
+  start: number;
+  end: number;
+  path: string[];
+}
+
+export interface Document {
+  release: string;
+  document: string;
+  title: string;
+  groups: string[];
+  metadata: Record<string, string>;
+  characters: number;
+  start: number;
+  end: number;
+  text: string;
+  chunks: Span[];
+}
+
+export interface Listing {
+  release: string;
+  total: number;
+  offset: number;
+  data: { document: string; title: string; type: string; groups: string[]; characters: number; chunks: number }[];
+  failed: number;
+  failures: { path: string; reason: string }[];
+}
+
+export interface Release {
+  release: string;
+  snapshot: string;
+  model: string;
+  index: string;
+  generator: Record<string, number>;
+  retrieval: Record<string, number>;
+  calibration: number[];
+  prompt: string;
+  note: string;
+}
+
+export interface Entry {
+  channel: string;
+  number: number;
+  release: string;
+  at: number;
+  returns_to: number | null;
+}
+
+export interface Releases {
+  channel: string;
+  releases: Release[];
+  channels: Record<string, Entry[]>;
+}
+
+export interface Change {
+  question: string;
+  document: string;
+  rank_before: number | null;
+  rank_after: number | null;
+  before: number;
+  after: number;
+}
+
+export interface Guard {
+  guard: string;
+  way: string;
+  gain: number;
+  low: number;
+  high: number;
+  held: boolean;
+}
+
+export interface Verdict {
+  promoted: boolean;
+  base: number;
+  tuned: number;
+  gain: number;
+  low: number;
+  high: number;
+  margin: number;
+  questions: number;
+  share: number;
+  wins: number;
+  losses: number;
+  metric: string;
+  kind: string;
+  reason: string;
+  guards: Guard[];
+  changes: Change[];
+  hidden: number;
+  model: string | null;
+  at: number;
+  curve: { step: number; loss: number; held_out?: number }[];
+}
+
+export interface Model {
+  model: string;
+  name: string;
+  base: string;
+  dimensions: number;
+  releases: string[];
+  lineage: Record<string, unknown>;
+  incumbent: string | null;
+  snapshot: string | null;
+}
+
+export interface Models {
+  in_force: string | null;
+  models: Model[];
+  verdicts: Verdict[];
+}
+
+export type Samples = Record<string, [Record<string, string>, number][]>;
+
+export interface Figures {
+  at: number;
+  release: string | null;
+  number: number | null;
+  reason: string;
+  versions: Record<string, number>;
+  retrieving: number;
+  queue: number;
+  samples: Samples;
+}
+
+export interface Edge {
+  requests: number;
+  flights: number;
+  entries: number;
+  bytes: number;
+  samples: Samples;
+}

@@ -1,0 +1,57 @@
+"""How serving goes, for administrators: the process's own counts, once or as an event every second."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from ragstone import release as records
+from ragstone import telemetry
+from ragstone.api.call import Origin, administer, origin
+from ragstone.wire import sse
+
+PERIOD = 1.0
+"""Seconds between two events."""
+EVENTS = 10
+"""After so many the stream ends, and the page asks again: an origin that is told to end waits no longer for it."""
+
+
+async def now(request: Request) -> Response:
+    """The counts now."""
+    administer(request)
+    return JSONResponse(await _figures(origin(request)), headers={"cache-control": "no-store"})
+
+
+async def follow(request: Request) -> Response:
+    """The counts as server-sent events."""
+    administer(request)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(_events(origin(request)), headers=headers, media_type="text/event-stream")
+
+
+async def _events(here: Origin) -> AsyncIterator[bytes]:
+    for number in range(EVENTS):
+        if number:
+            await asyncio.sleep(PERIOD)
+        yield sse(json.dumps(await _figures(here)).encode())
+
+
+async def _figures(here: Origin) -> dict[str, Any]:
+    record, waiting = here.releases.record, here.threads.statistics()
+    release = await here.compute(lambda: records.load(here.store, record.release)) if record else None
+    return {
+        "at": time.time(),
+        "release": record.release if record else None,
+        "number": record.number if record else None,
+        "reason": here.releases.reason,
+        "versions": dict(release.generator) if release else {},
+        "retrieving": waiting.borrowed_tokens,
+        "queue": waiting.tasks_waiting,
+        "samples": telemetry.samples(),
+    }

@@ -1,0 +1,63 @@
+"""Embedding models for administrators: what the gate said of each training run, question by question, and where a model comes from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ragstone import release as records
+from ragstone.api.call import Origin, administer, origin
+from ragstone.corpus import catalogue
+from ragstone.store import Store
+
+ROOT = "models/"
+
+
+async def listing(request: Request) -> Response:
+    """The models of the store with their releases, and every verdict, the newest first."""
+    principal = administer(request)
+    return JSONResponse(await origin(request).compute(lambda: _listing(origin(request), principal.groups)))
+
+
+def _listing(here: Origin, groups: tuple[str, ...]) -> dict[str, Any]:
+    store, record = here.store, here.releases.record
+    used: dict[str, list[str]] = {}
+    for id in records.saved(store):
+        used.setdefault(records.load(store, id).model, []).append(id)
+    in_force = records.load(store, record.release) if record else None
+    seen = {one.document for one in catalogue.of(store, in_force.snapshot).visible(groups)} if in_force else set()
+    digests = sorted({stat.key.split("/")[1] for stat in store.list(ROOT)})
+    models = [{"model": digest, "releases": used.get(digest, []), **_model(store, digest)} for digest in digests]
+    kept = [_verdict(store, stat.key, seen) for stat in store.list("verdicts/")]
+    return {"in_force": in_force.model if in_force else None, "models": models, "verdicts": sorted(kept, key=lambda one: -one["at"])}
+
+
+def _model(store: Store, digest: str) -> dict[str, Any]:
+    """What its card says of its making, and which model it was judged against."""
+    card, report = (_read(store, f"{ROOT}{digest}/{name}.json") for name in ("card", "report"))
+    return {
+        "name": card.get("name", ""),
+        "base": card.get("base", ""),
+        "dimensions": card.get("dimensions", 0),
+        "lineage": card.get("lineage", {}),
+        "incumbent": report.get("incumbent"),
+        "snapshot": report.get("snapshot"),
+    }
+
+
+def _verdict(store: Store, key: str, seen: set[str]) -> dict[str, Any]:
+    """The verdict, with questions only of documents that the caller may read."""
+    kept = json.loads(store.get(key))
+    said = kept["verdict"]
+    changes = [one for one in said.get("changes", ()) if one["document"] in seen]
+    report = _read(store, f"{ROOT}{kept['model']}/report.json") if kept["model"] else {}
+    told = {"model": kept["model"] or None, "at": kept.get("at", 0.0), "curve": kept.get("curve") or report.get("curve", [])}
+    return {**said, **told, "changes": changes, "hidden": len(said.get("changes", ())) - len(changes)}
+
+
+def _read(store: Store, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(store.get(key)) if store.stat(key) else {}
+    return found

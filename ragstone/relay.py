@@ -1,0 +1,60 @@
+"""What an edge passes to the origin as it is and never keeps: the console, and what administers it. It knows no question."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ragstone.access import Principal
+from ragstone.errors import Forbidden
+from ragstone.exchange import Exchange, Headers
+from ragstone.origin import Origin
+
+PAGE = frozenset({"/console", "/console/console.js", "/console/console.css"})
+"""The page: public, since it holds no data."""
+EDGE = "/admin/edge"
+"""The edge's own counts, which the origin does not know."""
+ADMIN = frozenset(f"/admin/{name}" for name in ("diff", "documents", "live", "models", "promote", "releases", "rollback", "serving"))
+"""With an administrator's key. What method each takes is the origin's to say."""
+ROUTES = PAGE | ADMIN | {EDGE}
+HEADERS = (
+    "content-type",
+    "cache-control",
+    "etag",
+    "content-security-policy",
+    "x-content-type-options",
+    "referrer-policy",
+    "cross-origin-opener-policy",
+    "x-ragstone-release",
+)
+"""What comes back of the origin's headers."""
+
+
+def administer(principal: Principal) -> None:
+    """Raises `Forbidden` for a key that is no administrator's."""
+    if not principal.admin:
+        raise Forbidden(f"the API key {principal.key} is not an administrator's", "ragstone keys create --admin")
+
+
+async def relay(origin: Origin, exchange: Exchange, headers: dict[str, str], body: bytes | None, told: Headers) -> None:
+    """The origin's response, part by part as it comes; reading ends when the caller hangs up."""
+    if known := exchange.header(b"if-none-match"):
+        headers = {**headers, "if-none-match": known}
+    sending = asyncio.ensure_future(_send(origin, exchange, headers, body, told))
+    leaving = asyncio.ensure_future(exchange.gone())
+    try:
+        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if sending.done():
+            sending.result()
+    finally:
+        for task in (sending, leaving):
+            task.cancel()
+        await asyncio.gather(sending, leaving, return_exceptions=True)
+
+
+async def _send(origin: Origin, exchange: Exchange, headers: dict[str, str], body: bytes | None, told: Headers) -> None:
+    async with origin.ask(exchange.method, exchange.path, headers, body) as response:
+        known = [(name.encode(), response.headers[name].encode()) for name in HEADERS if name in response.headers]
+        await exchange.start(response.status, [*known, *told])
+        async for part in response.content.iter_any():
+            await exchange.more(part)
+        await exchange.end()

@@ -1,0 +1,54 @@
+"""A real Chromium on this machine, steered by Playwright. Without one a test that needs it is skipped, with the reason."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE = 20_000
+"""Milliseconds until a step of the page counts as missed, on a machine that is busy with other tests."""
+GRAVE = ("serious", "critical")
+
+
+@contextmanager
+def running() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        pytest.skip(f"NO BROWSER: none of {', '.join(NAMES)} is installed")
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def barriers(page: Page) -> list[str]:
+    """The grave findings of axe-core on the page as it is."""
+    violations = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in violations if one["impact"] in GRAVE]
+
+
+def reach(page: Page, name: str, most: int = 80) -> None:
+    """Move the focus by the Tab key alone to what is called so. Fails when it can't be reached."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        focused = page.locator("*:focus")
+        if focused.count() and name in page.evaluate("() => window.named(document.activeElement)"):
+            return
+    raise AssertionError(f"{name!r} can't be reached by the Tab key")
+
+
+NAMED = """
+window.named = (one) => [one.getAttribute("aria-label"), one.getAttribute("title"),
+  ["A", "BUTTON", "SUMMARY"].includes(one.tagName) ? one.textContent : "",
+  ...[...(one.labels ?? [])].map((label) => label.textContent)].filter(Boolean).join(" | ");
+"""
+"""What a person hears or reads of an element, roughly."""

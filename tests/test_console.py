@@ -1,0 +1,455 @@
+"""The console in a real Chromium before a real edge and origin: each screen's task by keyboard, and what could break it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, expect
+
+from ragstone import access, config, release
+from ragstone.api.console import BUILT
+from ragstone.config import Corpus
+from ragstone.corpus import Document, snapshot
+from ragstone.edge.local import Edge
+from ragstone.evaluate import Change, Verdict
+from ragstone.listen import _bind
+from tests import browser, built, proxy
+from tests.origins import Origin, Site, running, site, until
+from tests.speaker import Speaker, speaking
+
+HOSTILE = """# <img src=x onerror="window.owned=1"> Relief valve
+
+The relief valve <img src=x onerror="window.owned=1"><script>window.owned=1</script> opens at 6 bar. [x](javascript:window.owned=1)
+"""
+TRUE = "Prime the feed pump for ninety seconds before it is started."
+PRIMED = "How long is the feed pump primed?"
+POLICY = ("Content Security Policy", "Trusted")
+"""What Chromium says of a page that broke its own policy."""
+LIMIT = 300_000
+"""Bytes of script, at most."""
+PICTURES = Path(os.environ["RAGSTONE_TEST_PICTURES"]) if os.environ.get("RAGSTONE_TEST_PICTURES") else None
+"""A folder for the docs' pictures; without it none are made."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """An edge, the origin behind it, and an administrator's key."""
+
+    url: str
+    origin: Origin
+    token: str
+
+    @property
+    def site(self) -> Site:
+        return self.origin.site
+
+
+def administrator(at: Site) -> str:
+    groups = ("managers", "public")
+    return access.create(at.settings.keys_folder, at.store, tenant="local", groups=groups, rpm=10**6, tpm=10**9, expires=0, admin=True)[0]
+
+
+@contextmanager
+def edged(at: Site, origin: str) -> Iterator[str]:
+    """The URL of an edge before an origin, in a thread of this process."""
+    bound = _bind("127.0.0.1", 0)
+    settings = config.override(at.settings, "edge", origin=origin, release_check=0.2)
+    server = uvicorn.Server(uvicorn.Config(Edge(settings), lifespan="on", log_level="warning", access_log=False))
+    thread = threading.Thread(target=lambda: server.run(sockets=[bound]), daemon=True)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive(), "the edge did not stop"
+
+
+@pytest.fixture(scope="module")
+def speaker() -> Iterator[Speaker]:
+    with speaking() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(speaker: Speaker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("console")
+    (folder / "docs").mkdir()
+    (folder / "docs" / "hostile.md").write_text(HOSTILE)
+    (folder / "docs" / "broken.pdf").write_bytes(b"this is no PDF")
+    made = site(folder, speaker.url)
+    with running(made) as origin, edged(made, origin.url) as url:
+        yield Place(url, origin, administrator(made))
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser.running() as made:
+        yield made
+
+
+@pytest.fixture
+def place(shared: Place, speaker: Speaker) -> Place:
+    speaker.reset(TRUE)
+    return shared
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A page that ends the test when the browser's console says that something broke or was refused by the page's policy."""
+    context = chromium.new_context(viewport={"width": 1200, "height": 820})
+    opened = context.new_page()
+    opened.set_default_timeout(browser.PATIENCE)
+    opened.add_init_script(browser.NAMED)
+    broken: list[str] = []
+    opened.on("pageerror", lambda error: broken.append(str(error)))
+    opened.on("console", lambda said: broken.append(said.text) if any(word in said.text for word in POLICY) else None)
+    yield opened
+    context.close()
+    assert not broken
+
+
+def enter(page: Page, place: Place, screen: str = "ask", token: str = "", url: str = "") -> None:
+    """Sign in by keyboard, then go to the screen."""
+    page.goto(f"{url or place.url}/console#/{screen}")
+    expect(page.get_by_label("API key")).to_be_focused()
+    page.keyboard.type(token or place.token)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("navigation", name="Screens")).to_be_visible()
+
+
+def picture(page: Page, name: str) -> None:
+    if PICTURES:
+        page.screenshot(path=PICTURES / f"console-{name}.png")
+
+
+# ---- what is kept in the package
+
+
+def test_the_page_in_the_package_is_what_its_source_builds(tmp_path: Path) -> None:
+    built.build(built.packages(), tmp_path / "new")
+    fresh = {file.name: file.read_bytes() for file in (tmp_path / "new").iterdir()}
+    assert fresh == {file.name: file.read_bytes() for file in BUILT.iterdir()}, "python -m tests.built"
+
+
+def test_the_source_has_no_type_errors() -> None:
+    installed = built.packages()
+    with built.workshop(installed) as folder:
+        done = built.tool(folder, installed, "typescript/bin/tsc", "-p", ".")
+    assert done.returncode == 0, done.stdout
+    assert not [file.name for file in (built.SOURCE / "src").iterdir() if re.search(r"(:|as|<)\s*any\b", file.read_text())]
+
+
+def test_the_script_is_small_and_asks_for_nothing_elsewhere(place: Place) -> None:
+    reply = place.origin.request("GET", "/console", token="")
+    assert "script-src 'self'" in reply.headers["content-security-policy"]
+    assert "<script>" not in reply.data.decode()
+    assert len(place.origin.request("GET", "/console/console.js", token="").data) < LIMIT
+    assert place.origin.request("GET", "/console/../pyproject.toml", token="").status == 404
+    again = place.origin.request("GET", "/console", token="", if_none_match=reply.headers["etag"])
+    assert (again.status, again.data) == (304, b"")
+
+
+# ---- sign-in
+
+
+def test_a_key_that_is_none_is_refused_and_not_kept(page: Page, place: Place) -> None:
+    page.goto(f"{place.url}/console")
+    page.get_by_label("API key").fill("nonsense")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("malformed")
+    assert page.evaluate("() => sessionStorage.length + localStorage.length") == 0
+    assert not browser.barriers(page)
+    picture(page, "sign-in")
+
+
+def test_a_key_without_administration_sees_ask_alone(page: Page, place: Place) -> None:
+    enter(page, place, "releases", token=place.origin.token)
+    expect(page.get_by_role("link", name="Ask")).to_be_visible()
+    expect(page.get_by_role("heading", name="Ask")).to_be_visible()
+    assert page.get_by_role("link", name="Releases").count() == 0
+
+
+def test_the_key_stays_in_its_tab_until_one_signs_out(page: Page, place: Place) -> None:
+    enter(page, place)
+    page.reload()
+    expect(page.get_by_role("heading", name="Ask")).to_be_visible()
+    assert page.evaluate("() => localStorage.length + document.cookie.length") == 0
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert page.evaluate("() => sessionStorage.length") == 0
+
+
+# ---- ask
+
+
+def ask(page: Page, question: str) -> None:
+    page.get_by_label("Your question").focus()
+    page.keyboard.type(question)
+    page.keyboard.press("Enter")
+
+
+def test_an_answer_comes_with_its_source_marked_in_its_document(page: Page, place: Place) -> None:
+    enter(page, place)
+    ask(page, PRIMED)
+    expect(page.locator(".answer")).to_contain_text(TRUE)
+    expect(page.locator(".footing")).to_contain_text(place.origin.release)
+    expect(page.locator(".footing")).to_contain_text("cache: miss")
+    page.get_by_label("Your question").focus()
+    assert not browser.barriers(page)
+    picture(page, "ask")
+    browser.reach(page, "1")
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog mark")).to_contain_text(TRUE)
+    expect(page.locator("dialog")).to_contain_text("The feed pump moves condensate")
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_the_cache_says_when_it_answered(page: Page, place: Place) -> None:
+    enter(page, place)
+    for state in ("miss", "hit"):
+        ask(page, "Which torque has the bonnet of the isolation valve?")
+        expect(page.locator(".footing").last).to_contain_text(f"cache: {state}")
+        page.get_by_role("button", name="New conversation").click()
+
+
+def test_an_abstention_says_why(page: Page, place: Place) -> None:
+    enter(page, place)
+    ask(page, "Who won the football world cup?")
+    expect(page.locator(".why")).to_contain_text("0.75 is needed")
+    assert page.get_by_role("group", name="Was this right?").count() == 0
+
+
+def test_a_question_that_leans_on_the_last_shows_what_was_searched_for(page: Page, place: Place) -> None:
+    enter(page, place)
+    ask(page, "What does the feed pump do?")
+    expect(page.locator(".footing")).to_have_count(1)
+    ask(page, "How long is it primed?")
+    expect(page.get_by_text("Searched for: How long is it primed?")).to_contain_text("feed pump")
+
+
+def test_a_thumb_is_kept_with_the_question_only_where_one_consents(page: Page, place: Place) -> None:
+    enter(page, place)
+    ask(page, PRIMED)
+    page.get_by_role("button", name="Right").focus()
+    page.keyboard.press("Space")
+    expect(page.get_by_role("status").filter(has_text="without your question")).to_be_visible()
+    said = [json.loads(line) for stat in place.site.store.list("feedback/") for line in place.site.store.get(stat.key).splitlines()]
+    assert [(one["thumb"], one["consent"], "question" in one) for one in said] == [("up", False, False)]
+
+
+def test_what_breaks_off_is_said(page: Page, place: Place, speaker: Speaker) -> None:
+    speaker.dies_after = 10
+    enter(page, place)
+    ask(page, "How many drops may leak from the seal of the feed pump in a minute?")
+    expect(page.locator(".turn").get_by_role("alert")).to_be_visible()
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_visible()
+
+
+def test_hostile_text_stays_text(page: Page, place: Place, speaker: Speaker) -> None:
+    speaker.reset("The relief valve <img src=x onerror=\"window.owned=1\"> opens at 6 bar.")
+    enter(page, place)
+    ask(page, "At how many bar does the relief valve open?")
+    expect(page.locator(".answer")).to_contain_text("opens at 6 bar")
+    page.locator(".citations button").first.click()
+    expect(page.locator("dialog mark")).to_contain_text("<script>")
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Documents").click()
+    expect(page.get_by_role("button", name="Relief valve")).to_be_visible()
+    page.get_by_role("button", name="Relief valve").click()
+    expect(page.locator("dialog .chunk").first).to_be_visible()
+    assert page.evaluate("() => window.owned") is None
+    assert page.locator("main img, dialog img, a[href^=javascript]").count() == 0
+
+
+# ---- retrieval test and releases
+
+
+def test_what_was_tested_is_what_is_served(page: Page, place: Place) -> None:
+    enter(page, place, "retrieve")
+    before = place.origin.release
+    browser.reach(page, "Question")
+    page.keyboard.type(PRIMED)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Hits, best first")).to_contain_text("An answer rests on it")
+    browser.reach(page, "top_k")
+    page.keyboard.press("Home")
+    browser.reach(page, "Threshold")
+    page.keyboard.press("Home")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("status").first).to_contain_text("reach 0.03; an answer would rest on 1")
+    assert not browser.barriers(page)
+    picture(page, "retrieve")
+    browser.reach(page, "Save as release candidate")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("It is not in force")).to_be_visible()
+    candidate = page.get_by_role("status").locator("code").first.inner_text()
+    assert place.origin.release == before
+    found = place.origin.request("POST", "/v1/retrieve", {"query": PRIMED, "model": candidate}).json
+    assert (found["threshold"], len(found["data"])) == (0.03, 1)
+
+    browser.reach(page, "promote it")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Releases")).to_be_visible()
+    page.get_by_label("To", exact=True).select_option(candidate)
+    expect(page.get_by_role("region", name="What differs")).to_contain_text("similarity_threshold 0.03")
+    assert not browser.barriers(page)
+    picture(page, "releases")
+    page.get_by_role("row", name=candidate).first.get_by_role("button", name="Promote").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("In force")).to_contain_text(candidate)
+    until(lambda: place.origin.release == candidate)
+    browser.reach(page, "Roll back")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.locator(".timeline li").first).to_contain_text("rolled back to record")
+    until(lambda: place.origin.release == before)
+
+
+def test_a_promotion_that_another_one_overtook_changes_nothing(page: Page, place: Place) -> None:
+    enter(page, place, "releases")
+    expect(page.get_by_role("heading", name="All releases")).to_be_visible()
+    store, before = place.site.store, place.origin.release
+    other = release.save(store, replace(release.load(store, before), prompt=release.load(store, before).prompt + " "))
+    release.promote(store, "production", other)
+    until(lambda: place.origin.release == other)
+    try:
+        page.get_by_role("button", name="Promote").first.click()
+        page.get_by_role("button", name="Yes").click()
+        expect(page.get_by_role("alert")).to_contain_text("another promotion")
+        assert release.history(store, "production")[-1].release == other
+    finally:
+        release.promote(store, "production", before)
+        until(lambda: place.origin.release == before)
+
+
+# ---- documents
+
+
+def test_a_document_shows_its_chunks_and_a_broken_file_its_reason(page: Page, place: Place) -> None:
+    enter(page, place, "documents")
+    browser.reach(page, "Path or title holds")
+    page.keyboard.type("pump")
+    expect(page.get_by_role("status")).to_have_text("1 to 1 of 1")
+    expect(page.get_by_role("region", name="Files that could not be read")).to_contain_text("broken.pdf")
+    browser.reach(page, "Feed pump")
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog .chunk").first).to_be_visible()
+    assert not browser.barriers(page)
+    picture(page, "documents")
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+
+
+def big(at: Site, count: int) -> str:
+    """The digest of a snapshot of so many short documents."""
+    documents = [Document(f"notes/{row:05d}.txt", f"{row:064x}", f"Note {row}", f"Note {row} says nothing.") for row in range(count)]
+    digest = "b" * 64
+    snapshot._publish(at.store, digest, documents, [], Corpus())
+    return digest
+
+
+def test_ten_thousand_documents_come_page_by_page(page: Page, place: Place) -> None:
+    store, before = place.site.store, place.origin.release
+    many = release.save(store, replace(release.load(store, before), snapshot=big(place.site, 10_000)))
+    release.promote(store, "production", many)
+    until(lambda: place.origin.release == many)
+    try:
+        enter(page, place, "documents")
+        expect(page.get_by_role("status")).to_have_text("1 to 50 of 10,000")
+        assert page.get_by_role("row").count() == 51
+        browser.reach(page, "Next page", most=140)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_have_text("51 to 100 of 10,000")
+        page.get_by_label("Path or title holds").fill("09999")
+        expect(page.get_by_role("status")).to_have_text("1 to 1 of 1")
+    finally:
+        release.promote(store, "production", before)
+        until(lambda: place.origin.release == before)
+
+
+# ---- models and serving
+
+
+def test_a_verdict_shows_its_interval_and_its_questions(page: Page, place: Place) -> None:
+    changes = (Change(PRIMED, "pump.md", 4, 1, 0.43, 1.0), Change("Which code?", "vault-of-others.md", 1, 2, 1.0, 0.63))
+    verdict = Verdict(False, 0.61, 0.66, 0.05, -0.01, 0.11, questions=120, wins=30, losses=21, kind="labelled", changes=changes)
+    curve = [{"step": step, "loss": 2.0 / step, "held_out": 2.2 / step} for step in range(1, 30)]
+    kept: dict[str, Any] = {"verdict": asdict(verdict), "model": "", "curve": curve, "at": 1_790_000_000.0}
+    place.site.store.create("verdicts/one.json", json.dumps(kept).encode())
+    enter(page, place, "models")
+    expect(page.get_by_role("heading", name="Refused")).to_be_visible()
+    expect(page.get_by_text("30 better, 21 worse")).to_contain_text("+0.050 [−0.010, +0.110]")
+    browser.reach(page, "The questions that changed most")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Questions that changed")).to_contain_text(PRIMED)
+    assert "vault-of-others" not in page.content()
+    expect(page.locator(".chart canvas")).to_be_visible()
+    assert not browser.barriers(page)
+    picture(page, "models")
+
+
+def test_serving_is_live(page: Page, place: Place) -> None:
+    enter(page, place, "serving")
+    shares = page.get_by_role("region", name="Answers of the edge by cache state")
+    expect(shares).to_be_visible()
+    before = int(shares.get_by_role("row", name="miss").get_by_role("cell").nth(1).inner_text())
+    question = {"model": "production", "messages": [{"role": "user", "content": "How hot is the drum of the boiler?"}]}
+    replace(place.origin, url=place.url).request("POST", "/v1/chat/completions", question)
+    expect(shares.get_by_role("row", name="miss").get_by_role("cell").nth(1)).to_have_text(str(before + 1))
+    expect(page.get_by_role("region", name="Versions")).to_contain_text("speaker/")
+    assert not browser.barriers(page)
+    picture(page, "serving")
+
+
+# ---- everywhere
+
+
+SCREENS = ("Ask", "Retrieval test", "Releases", "Documents", "Models", "Serving and edge")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_screen_fits_a_phone_and_has_no_barrier(chromium: Browser, place: Place, scheme: Any) -> None:
+    context = chromium.new_context(viewport={"width": 375, "height": 700}, color_scheme=scheme, has_touch=True)
+    try:
+        page = context.new_page()
+        enter(page, place, "serving")
+        for name in SCREENS:
+            page.get_by_role("link", name=name).click()
+            expect(page.get_by_role("heading", name=name, level=1)).to_be_focused()
+            assert page.evaluate("() => document.documentElement.scrollWidth") <= 375, name
+            assert not browser.barriers(page), name
+    finally:
+        context.close()
+
+
+def test_an_origin_that_is_down_is_said_and_asked_again(page: Page, place: Place) -> None:
+    down = threading.Event()
+    fails = lambda number, call: proxy.REFUSED if down.is_set() and "/v1/release" not in call else ""  # noqa: E731
+    with proxy.before(place.origin.url, fails) as between, edged(place.site, between.endpoint) as url:
+        enter(page, place, url=url)
+        down.set()
+        for name in ("Releases", "Documents", "Models", "Serving and edge"):
+            page.get_by_role("link", name=name).click()
+            expect(page.get_by_role("alert")).to_contain_text("the origin")
+        page.get_by_role("link", name="Ask").click()
+        ask(page, PRIMED)
+        expect(page.locator(".turn").get_by_role("alert")).to_contain_text("the origin")
+        page.get_by_role("link", name="Documents").click()
+        down.clear()
+        page.get_by_role("button", name="Try again").click()
+        expect(page.get_by_role("region", name="Documents").first).to_be_visible()

@@ -1,23 +1,28 @@
 """Promotion and rollback under load, through the public commands: how many requests fail, and how many answers mix two releases.
 
-    python -m benchmarks.promotion [--requests 2000]
+    python -m benchmarks.promotion [--requests 10000] [--hold 15]
 
 Two editions of a corpus share no chunk. While clients ask, streams among them, the channel goes back and forth between their
-releases. Every answer's evidence must belong to the release that its `x-ragstone-release` header names.
+releases. Every answer's evidence must belong to the release that its `x-ragstone-release` header names. Two of the clients ask past the
+cache and stream, so that answers are open while the release changes; those that were are counted, and must end whole.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -30,21 +35,40 @@ CLIENTS = 8
 PAUSE = 0.3
 """Seconds a client waits between two questions: cache hits are so quick that all of them would fall into one release."""
 HOLD = 15.0
-"""Seconds a release is in force: long enough for its ten answers to be made on two cores, and for hits on them."""
+"""Seconds a release is in force, as it is by default: long enough for its ten answers to be made on two cores, and for hits on them."""
+STREAMERS = 2
+"""Clients that hold streams open."""
 SUBJECTS = ("pump", "valve", "boiler", "compressor", "turbine", "filter", "gasket", "manometer", "condenser", "strainer")
 
 
+@dataclass
+class Run:
+    """A load while it lasts: what came back, what failed, and the seconds that each switch took until the origin had it."""
+
+    folder: Path
+    chunks: dict[str, set[str]]
+    hold: float
+    seen: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    taken: list[float] = field(default_factory=list)
+    """Seconds from the record's being there to the origin's answering by it; it looks once a second."""
+    commands: list[float] = field(default_factory=list)
+    """Seconds that the command took, start of Python and all."""
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=2000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--hold", type=float, default=HOLD)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        chunks = {build(folder, edition): chunk_ids(folder) for edition in ("blue", "green")}
+        run = Run(folder, {build(folder, edition): chunk_ids(folder) for edition in ("blue", "green")}, arguments.hold)
         command = [sys.executable, "-m", "ragstone", "up", "docs", "--minutes", "0"]
         process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
         try:
-            record("promotion", asyncio.run(load(folder, chunks, arguments.requests)))
+            record("promotion", asyncio.run(load(run, arguments.requests)))
         finally:
             process.terminate()
             process.wait(30)
@@ -76,30 +100,36 @@ def chunk_ids(folder: Path) -> set[str]:
     return {json.loads(line)["id"] for line in (newest / "chunks.jsonl").read_text().splitlines()}
 
 
-async def load(folder: Path, chunks: dict[str, set[str]], total: int) -> dict[str, object]:
-    token = await wait_for_token(folder)
-    seen: Counter[str] = Counter()
-    faults: list[str] = []
-    numbers = iter(range(total))
-    done = asyncio.Event()
+async def load(run: Run, total: int) -> dict[str, object]:
+    token = await wait_for_token(run.folder)
+    numbers = itertools.count()
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}, timeout=aiohttp.ClientTimeout(120)) as session:
-        switching = asyncio.create_task(switch(folder, list(chunks), done))
+        beside = [asyncio.create_task(work) for work in (switch(run, session), *(streamer(run, session) for _ in range(STREAMERS)))]
         began = time.perf_counter()
-        await asyncio.gather(*(client(session, numbers, chunks, seen, faults) for _ in range(CLIENTS)))
+        await asyncio.gather(*(client(run, session, itertools.islice(numbers, share)) for share in shares(total)))
         took = time.perf_counter() - began
-        done.set()
-        switches = await switching
+        run.done.set()
+        await asyncio.gather(*beside)
+    seen = run.seen
     return {
-        "requests": total,
-        "streams among them": seen["stream"],
-        "promotions and rollbacks": switches,
-        "failed": len(faults),
+        "requests": total + seen["held"],
+        "streams among them": seen["stream"] + seen["held"],
+        "streams that were open while the release changed": seen["across"],
+        "promotions and rollbacks": len(run.commands),
+        "failed": len(run.faults),
         "answers whose release and evidence disagree": seen["mixed"],
-        "answers by release": {release: seen[release] for release in chunks},
+        "answers by release": {release: seen[release] for release in run.chunks},
         "cache": {state: seen[state] for state in ("hit", "revalidated", "miss", "bypass")},
+        "a switch as a command, median s": round(statistics.median(run.commands), 3),
+        "until the origin answers by it, median and most s": [round(statistics.median(run.taken), 3), round(max(run.taken), 3)],
         "seconds": round(took, 1),
-        "first faults": faults[:3],
+        "first faults": run.faults[:3],
     }
+
+
+def shares(total: int) -> list[int]:
+    """The requests of each client."""
+    return [total // CLIENTS + (at < total % CLIENTS) for at in range(CLIENTS)]
 
 
 async def wait_for_token(folder: Path) -> str:
@@ -117,40 +147,66 @@ async def wait_for_token(folder: Path) -> str:
     raise SystemExit("the system did not start")
 
 
-async def switch(folder: Path, both: list[str], done: asyncio.Event) -> int:
+async def switch(run: Run, session: aiohttp.ClientSession) -> None:
     """Promote one release and roll back to the other, in turn, until the load is over."""
-    count = 0
-    for step in itertools.cycle([("release", "promote", both[0]), ("release", "rollback")]):
-        if done.is_set():
-            return count
-        await asyncio.to_thread(ragstone, folder, *step)
-        count += 1
-        try:
-            await asyncio.wait_for(done.wait(), HOLD)
-        except TimeoutError:
-            continue
-    return count
+    one, _ = run.chunks
+    for step in itertools.cycle([("release", "promote", one), ("release", "rollback")]):
+        if run.done.is_set():
+            return
+        began = time.perf_counter()
+        number = int((await asyncio.to_thread(ragstone, run.folder, *step)).split()[1].rstrip(":"))
+        ended = time.perf_counter()
+        run.commands.append(ended - began)
+        while await in_force(session) < number:
+            await asyncio.sleep(0.01)
+        run.taken.append(time.perf_counter() - ended)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(run.done.wait(), run.hold)
 
 
-async def client(
-    session: aiohttp.ClientSession, numbers: itertools.count[int], chunks: dict[str, set[str]], seen: Counter[str], faults: list[str]
-) -> None:
+async def in_force(session: aiohttp.ClientSession) -> int:
+    """The number of the record by which the origin answers."""
+    async with session.get(f"http://127.0.0.1:{PORTS['RAGSTONE_API_PORT']}/v1/release") as response:
+        return int((await response.json())["number"])
+
+
+async def client(run: Run, session: aiohttp.ClientSession, numbers: Iterable[int]) -> None:
     for number in numbers:
         await asyncio.sleep(PAUSE)
         stream = number % 3 == 0
-        question = f"How often is the {SUBJECTS[number % len(SUBJECTS)]} inspected?"
-        body = {"model": "production", "messages": [{"role": "user", "content": question}], "max_tokens": 24, "stream": stream}
-        try:
-            async with session.post(f"{URL}/v1/chat/completions", json=body) as response:
-                text = await response.text()
-                if response.status != 200:
-                    faults.append(f"{response.status}: {text[:200]}")
-                    continue
-                release = response.headers["x-ragstone-release"]
-                seen.update((release, response.headers["x-ragstone-cache"], "stream" if stream else "json"))
-                seen["mixed"] += not agrees(release, grounds(text, stream), chunks)
-        except (aiohttp.ClientError, TimeoutError, KeyError, ValueError) as error:
-            faults.append(f"{type(error).__name__}: {error}")
+        if (found := await ask(run, session, number, stream=stream)) is not None:
+            run.seen.update((*found, "stream" if stream else "json"))
+
+
+async def streamer(run: Run, session: aiohttp.ClientSession) -> None:
+    """Answers that are made anew, one after the other, and were open while the release changed as often as can be."""
+    for number in itertools.count():
+        if run.done.is_set():
+            return
+        before = len(run.taken)
+        if await ask(run, session, number, stream=True, headers={"cache-control": "no-cache"}) is not None:
+            run.seen["held"] += 1
+            run.seen["across"] += len(run.taken) > before
+
+
+async def ask(
+    run: Run, session: aiohttp.ClientSession, number: int, *, stream: bool, headers: dict[str, str] | None = None
+) -> tuple[str, str] | None:
+    """The release and the cache's state of an answer; a fault is noted."""
+    question = f"How often is the {SUBJECTS[number % len(SUBJECTS)]} inspected?"
+    body = {"model": "production", "messages": [{"role": "user", "content": question}], "max_tokens": 24, "stream": stream}
+    try:
+        async with session.post(f"{URL}/v1/chat/completions", json=body, headers=headers) as response:
+            text = await response.text()
+            if response.status != 200:
+                run.faults.append(f"{response.status}: {text[:200]}")
+                return None
+            release = response.headers["x-ragstone-release"]
+            run.seen["mixed"] += not agrees(release, grounds(text, stream), run.chunks)
+            return release, response.headers["x-ragstone-cache"]
+    except (aiohttp.ClientError, TimeoutError, KeyError, ValueError) as error:
+        run.faults.append(f"{type(error).__name__}: {error}")
+        return None
 
 
 def grounds(text: str, stream: bool) -> dict[str, object]:

@@ -252,7 +252,7 @@ def edge_deploy(
 def deploy(
     file: Annotated[Path, typer.Argument(help="A service.json: name, model, AutoScaling; PAI-EAS's fields are understood.")],
     version: Annotated[str, typer.Option(help="What this version is called; it never changes.")] = "v1",
-    to: Annotated[str, typer.Option(help="Where it runs: local, eas, kserve, or a URL such as eas://?region=cn-hangzhou.")] = "local",
+    to: Annotated[str, typer.Option(help="Where it runs: local, ray, eas, kserve, or a URL such as eas://?region=cn-hangzhou.")] = "local",
     explain: Annotated[bool, typer.Option("--explain", "--dry-run", help="Print what this would do or send, and do nothing.")] = False,
 ) -> None:
     """Keep a version of a generator, after it has answered once; it takes no questions until it is given a share."""

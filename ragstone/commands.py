@@ -198,6 +198,28 @@ def service_list(channel: Channel = None) -> None:
         print(f"{id:<40} {shares.get(id, 0):>3} %")
 
 
+@services.command("compare")
+def service_compare(version: Annotated[str, typer.Argument(help="A version, or name/version, that was serve.shadow.")]) -> None:
+    """What shadow traffic says of a version, beside those that answered, and a verdict."""
+    from ragstone import compare, service, shadow
+
+    _, store = opened()
+    print(compare.compare(shadow.kept(store, service.find(store, version))))
+
+
+@services.command("logs")
+def service_logs(
+    version: Annotated[str, typer.Argument(help=Version)],
+    lines: Annotated[int, typer.Option(min=1, help="How many lines at most, the newest.")] = 100,
+) -> None:
+    """What a version's replicas did and said: started, died, scaled, llama.cpp's own words."""
+    from ragstone import service
+
+    settings, store = opened()
+    for line in service.logs(settings, store, version, lines):
+        print(line)
+
+
 @services.command("status")
 def service_status(version: Annotated[str, typer.Argument(help=Version)]) -> None:
     """How a version that runs elsewhere is."""

@@ -138,7 +138,7 @@ class Serve:
 
     url: str = "local://smollm2"
     """`local://<weights>` runs llama.cpp here; `openai://host/v1?model=name` (or `openai+http://`) calls an OpenAI-compatible server,
-    `eas://service?region=name` a service on PAI-EAS."""
+    `ray` or `ray://host:10001` llama.cpp on Ray Serve, `eas://service?region=name` a service on PAI-EAS."""
     api_key: str = field(default="", repr=False)
     """The key for an `openai` server; from RAGSTONE_SERVE_API_KEY rather than the file."""
     timeout: float = 120.0
@@ -159,6 +159,12 @@ class Serve:
     """Per cent of the CPU that local replicas may take before another one is started."""
     scale_down: float = 300.0
     """Seconds for which fewer local replicas must have been enough before one is ended."""
+    embeddings: str = ""
+    """A deployed version of the kind `embedding` that answers `/v1/embeddings`; empty is the origin's own process."""
+    shadow: str = ""
+    """A deployed version that gets copies of real questions; what it says reaches nobody, and is compared."""
+    shadow_share: float = 10.0
+    """Per cent of the questions that it gets."""
     sleep: float = 0.0
     """Seconds without a question after which a local replica lets go of its model, until the next one; 0 is never."""
 
@@ -240,6 +246,11 @@ class Settings:
     def work_folder(self) -> Path:
         """Where long work keeps what a kill must not cost."""
         return self.folder / ".ragstone" / "work"
+
+    @property
+    def origin_log(self) -> Path:
+        """Where `ragstone up` keeps what the origin says, a line of JSON each."""
+        return self.folder / ".ragstone" / "logs" / "origin.log"
 
 
 SECTIONS = tuple(f.name for f in fields(Settings) if f.name != "folder")

@@ -6,13 +6,15 @@ address as one line of JSON when the model is loaded. Then it serves until its s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 REVISION = 2
 """Part of a generator's version: raised when `serve` sets something else that changes what is generated."""
@@ -31,9 +33,26 @@ class Replica:
     sleep: float = 0.0
     """Seconds without a request after which it lets go of its model, until the next one; 0 is never."""
 
+    program: ClassVar[str] = __file__
+
+    def keyed(self, key: str) -> Replica:
+        """The same, that asks for this key."""
+        return replace(self, key=key)
+
     def line(self) -> bytes:
         """The line that the program reads."""
         return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def version(weights: Path, context: int, slots: int) -> str:
+    """SHA-256 of all that changes what is generated; threads don't, and the chat template is in the weights."""
+    from importlib import metadata
+
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    engine = f"xllamacpp {metadata.version('xllamacpp')}, {REVISION}"
+    parts = {"weights": digest, "engine": engine, "context": context, "slots": slots}
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":"), sort_keys=True).encode()).hexdigest()
 
 
 def serve(replica: Replica) -> Any:
@@ -74,16 +93,21 @@ def serve(replica: Replica) -> Any:
 
 def main() -> None:
     """Serve what the line on standard input says, until the parent is gone."""
-    parent = os.getppid()
     replica = Replica(**json.loads(sys.stdin.buffer.readline()))
-    for follow in (_until_input_ends, lambda: _until_orphaned(parent)):
-        threading.Thread(target=follow, daemon=True).start()
+    follow_parent()
     try:
         server = serve(replica)
     except RuntimeError as error:
         sys.exit(f"llama.cpp can't serve {replica.weights}: {error}")
     print(json.dumps({"address": server.listening_address}), flush=True)
     threading.Event().wait()
+
+
+def follow_parent() -> None:
+    """End this process when the one that started it is gone, or closes its standard input."""
+    parent = os.getppid()
+    for follow in (_until_input_ends, lambda: _until_orphaned(parent)):
+        threading.Thread(target=follow, daemon=True).start()
 
 
 def _until_input_ends() -> None:

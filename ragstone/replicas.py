@@ -1,4 +1,4 @@
-"""Replicas of one generator on this machine: as many as the load needs, each started again when it dies, none left behind."""
+"""Replicas of one model on this machine: as many as the load needs, each started again when it dies, none left behind."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import secrets
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import replace
+from typing import Protocol
 
 import orjson
 
-from ragstone import replica, telemetry
+from ragstone import telemetry
 from ragstone.completions import Endpoint
 from ragstone.errors import GeneratorError
-from ragstone.replica import Replica
 from ragstone.scale import Bounds, Scaler
 
 LOAD = 120.0
@@ -29,10 +28,29 @@ SAMPLE = 1.0
 log = logging.getLogger(__name__)
 
 
+class Kind(Protocol):
+    """What a replica runs: a program that reads a line, and says where it listens once its model is loaded."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def program(self) -> str: ...
+
+    def keyed(self, key: str) -> Kind:
+        """The same, that asks for this key."""
+
+    def line(self) -> bytes:
+        """The line that the program reads."""
+
+
 class Replicas:
     """Between `bounds.least` and `bounds.most` of them; a request goes to the one that has the fewest under way."""
 
-    def __init__(self, kind: Replica, bounds: Bounds, cores: int) -> None:
+    def __init__(self, kind: Kind, bounds: Bounds, cores: int) -> None:
         self._kind, self._bounds, self._cores = kind, bounds, cores
         self._places: list[Place] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,18 +123,18 @@ class Replicas:
     async def _scale(self) -> None:
         """Look at the load again and again; while a replica starts or ends, what will be is not known yet."""
         scaler, clock = Scaler(self._bounds), asyncio.get_running_loop().time
-        used, looked = self._used(), clock()
+        used, looked = self.used(), clock()
         while True:
             await asyncio.sleep(SAMPLE)
             before, since = used, looked
-            used, looked = self._used(), clock()
+            used, looked = self.used(), clock()
             if not before or used.keys() != before.keys() or len(used) < len(self._places):
                 continue
             busy = sum(used[pid] - before[pid] for pid in used) / (looked - since)
             count = len(used)
             self._resize(scaler.advise(looked, count, 100 * busy / (count * self._cores)))
 
-    def _used(self) -> Mapping[int, float]:
+    def used(self) -> Mapping[int, float]:
         """The CPU seconds that each replica has used, by its process."""
         import psutil
 
@@ -157,7 +175,7 @@ class Replicas:
 class Place:
     """Where one replica runs, and the next one after its death."""
 
-    def __init__(self, kind: Replica, changed: Callable[[], None]) -> None:
+    def __init__(self, kind: Kind, changed: Callable[[], None]) -> None:
         self.taken = 0
         """Requests under way."""
         self.leaving = False
@@ -193,7 +211,8 @@ class Place:
             self._child = None
 
     async def _launch(self) -> None:
-        self._child = await Child.start(replace(self._kind, key=secrets.token_urlsafe(16)))
+        self._child = await Child.start(self._kind.keyed(secrets.token_urlsafe(16)))
+        log.info("%s: a replica is up, process %d", self._kind.name, self.pid)
         self._changed()
 
     async def _keep(self) -> None:
@@ -202,7 +221,8 @@ class Place:
         begun, deaths = clock(), 0
         while True:
             if self._child is not None:
-                await self._child.process.wait()
+                status = await self._child.process.wait()
+                log.warning("%s: a replica ended with status %d: %s", self._kind.name, status, self._child.words)
             self._child = None
             self._changed()
             deaths = 0 if clock() - begun > STEADY else deaths
@@ -223,20 +243,20 @@ class Child:
         self._reader = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, replica_: Replica) -> Child:
+    async def start(cls, replica: Kind) -> Child:
         """A replica whose model is loaded. Raises `GeneratorError`."""
         # By its file and with -P: no module in the current folder can take the place of one that it imports.
         # In a session of its own: Ctrl-C reaches us only, and we end it; if we can't, its standard input does.
-        command = [sys.executable, "-P", replica.__file__]
+        command = [sys.executable, "-P", replica.program]
         pipe = asyncio.subprocess.PIPE
         child = cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True))
         try:
             async with asyncio.timeout(LOAD):
-                child.endpoint = await child._introduce(replica_)
+                child.endpoint = await child._introduce(replica)
         except BaseException as error:
             await child.stop()
             if isinstance(error, TimeoutError):
-                raise GeneratorError(f"{replica_.name} was not loaded after {LOAD:.0f} s: {child.words}") from error
+                raise GeneratorError(f"{replica.name} was not loaded after {LOAD:.0f} s: {child.words}") from error
             raise
         return child
 
@@ -251,22 +271,23 @@ class Child:
         await self.process.wait()
         await self._reader
 
-    async def _introduce(self, replica_: Replica) -> Endpoint:
+    async def _introduce(self, replica: Kind) -> Endpoint:
         """Tell the child what to run and learn where it listens."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(ConnectionError):  # it died already; its last words say why
-            self.process.stdin.write(replica_.line())
+            self.process.stdin.write(replica.line())
             await self.process.stdin.drain()
         line = await self.process.stdout.readline()
         if not line:
             status = await self.process.wait()
             await self._reader
-            raise GeneratorError(f"{replica_.name} can't be loaded (exit status {status}): {self.words}", "ragstone models pull")
-        return Endpoint(f"{orjson.loads(line)['address']}/v1", replica_.name, replica_.key, "local")
+            raise GeneratorError(f"{replica.name} can't be loaded (exit status {status}): {self.words}", "ragstone models pull")
+        return Endpoint(f"{orjson.loads(line)['address']}/v1", replica.name, replica.key, "local")
 
     async def _listen(self) -> None:
         """Read all that the child says, lest it waits for a full pipe to empty; keep the end."""
         assert self.process.stderr is not None
         while line := await self.process.stderr.readline():
             self._words.append(line.decode(errors="replace").strip()[:300])
+            log.info("llama.cpp: %s", self._words[-1])

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from typing import Any
 
 from ragstone import release as releases
 from ragstone import serve
+from ragstone import store as stores
 from ragstone.config import Settings, override
 from ragstone.connect import built_in, connector, scheme
+from ragstone.embeddings import Scaled
 from ragstone.errors import ConfigError, Conflict, GeneratorError, ReleaseError
 from ragstone.release import Record, Release
-from ragstone.serve import OURS, Deployment, Message, Sampling, Say
+from ragstone.serve import EMBEDDING, GENERATOR, KINDS, OURS, Deployment, Message, Sampling, Say
 from ragstone.store import Store
 
 HERE = "local"
@@ -52,6 +55,7 @@ PLACES = {
 """Where a service.json says what, and the setting of `serve` that it becomes; what stands higher wins."""
 
 NAMES = ("name", "metadata.name")
+KIND = "kind"
 
 ELSEWHERE = frozenset(
     """autoscaler cloud containers dockerAuth features labels metadata model_config model_entry model_path networking options oss_endpoint
@@ -88,15 +92,17 @@ def read(path: Path, version: str, settings: Settings) -> Deployment:
         if not VERSION.fullmatch(text) or REGISTERED.fullmatch(text):
             made = "lower-case letters, digits, dots, dashes and underscores make one, and not 12 hex digits"
             raise ConfigError(f"{path}: {what} {text!r}: {made}")
-    unused = tuple(sorted(place for place in fields if place not in {*origins.values(), *NAMES}))
-    return Deployment(name, version, values, origins, unused, told)
+    unused = tuple(sorted(place for place in fields if place not in {*origins.values(), *NAMES, KIND}))
+    return Deployment(name, version, values, origins, unused, _kind(path, fields), told)
 
 
 def explain(deployment: Deployment, to: str = HERE) -> str:
     """What deploying would do: here, what each field of the file becomes and what is not used; elsewhere, what would be sent there."""
     if scheme(to) != HERE:
+        _check_generates(deployment)
         return str(_elsewhere(to).explain(deployment, to))
-    lines = [f"{deployment.id} on this machine: local replicas of llama.cpp, or the server that `model` names"]
+    what = "llama.cpp, or the server that `model` names" if deployment.kind == GENERATOR else "the release's embedding model"
+    lines = [f"{deployment.id} on this machine: local replicas of {what}"]
     for setting, value in deployment.serve.items():
         lines.append(f"  serve.{setting} = {value!r}  <- {deployment.origins.get(setting, 'ragstone.toml')}")
     lines += [f"  {place} is not used here" for place in deployment.unused]
@@ -108,15 +114,18 @@ def deploy(settings: Settings, store: Store, deployment: Deployment, say: Say, t
 
     Raises `GeneratorError` when it can't answer, and then nothing is kept; `Conflict` when the version is another one already.
     """
-    far = scheme(to) != HERE
+    if far := scheme(to) != HERE:
+        _check_generates(deployment)
     told = {**deployment.serve, "url": _elsewhere(to).address(deployment, to)} if far else dict(deployment.serve)
-    key, data = f"services/{deployment.id}.json", json.dumps(told, indent=1, sort_keys=True).encode()
+    kind = {} if deployment.kind == GENERATOR else {KIND: deployment.kind}
+    key, data = f"services/{deployment.id}.json", json.dumps({**told, **kind}, indent=1, sort_keys=True).encode()
     if store.stat(key) and store.get(key) != data:
         raise Conflict(f"{deployment.id} is deployed with other settings, and a version never changes", "give another --version")
     if far:
         _elsewhere(to).deploy(deployment, to, say)
     say(f"deploy    {deployment.id} is {'asked' if far else 'started'} once, to see that it answers")
-    asyncio.run(_probe(override(settings, "serve", **{**told, "replicas": 1, "replicas_most": 1}), say))
+    once = override(settings, "serve", **{**told, "replicas": 1, "replicas_most": 1})
+    asyncio.run(_probe(once, say) if deployment.kind == GENERATOR else _probe_vectors(once, store))
     with contextlib.suppress(Conflict):  # the same one, just now
         store.create(key, data)
 
@@ -125,6 +134,20 @@ def status(store: Store, service: str) -> str:
     """How a version that runs elsewhere is, in that place's words; `service` is a version, `name/version`, or the URL itself."""
     url = _url(store, service)
     return str(_able(url, "status")(url))
+
+
+def logs(settings: Settings, store: Store, service: str, most: int) -> list[str]:
+    """The last lines of a version's log, each with its time: of the origin of this project, or in the words of where it runs."""
+    url = _url(store, service)
+    if scheme(url) != HERE:
+        return [str(line) for line in _able(url, "logs")(url, most)]
+    path = settings.origin_log
+    if not path.is_file():
+        raise ConfigError(f"there is no log {path}: `ragstone up` keeps one, and `ragstone serve` writes to its standard error")
+    id = find(store, service)
+    with path.open(encoding="utf-8", errors="replace") as file:
+        told = (_record(line) for line in file)
+        return list(deque((f"{one['at']}  {one['message']}" for one in told if one.get("service") == id), most))
 
 
 def scale(store: Store, service: str, count: int) -> None:
@@ -148,6 +171,17 @@ def deployed(store: Store) -> list[str]:
     return [stat.key.removeprefix("services/").removesuffix(".json") for stat in store.list("services/")]
 
 
+def find(store: Store, service: str) -> str:
+    """The `name/version` that a version, or the whole, stands for. Raises `ReleaseError`."""
+    there = deployed(store)
+    fitting = [one for one in there if one == service or one.rpartition("/")[2] == service]
+    if len(fitting) != 1:
+        those = f"there are {', '.join(there)}" if there else "none is deployed"
+        problem = "is no version" if not fitting else f"could be {' or '.join(fitting)}"
+        raise ReleaseError(f"{service[:80]!r} {problem}; {those}", "ragstone deploy service.json --version v1")
+    return fitting[0]
+
+
 def named(generator: Mapping[str, int]) -> bool:
     """Whether a release's generators were deployed by a person: then a build keeps them, whatever `serve.url` says."""
     return any(not REGISTERED.fullmatch(service.rpartition("/")[2]) for service in generator)
@@ -156,9 +190,12 @@ def named(generator: Mapping[str, int]) -> bool:
 def share(store: Store, channel: str, wanted: Mapping[str, int]) -> Record:
     """Put the release in force again with these shares, in percent, by version or `name/version`. Raises `ReleaseError`."""
     record, release = _in_force(store, channel)
-    shares = {_found(store, service): percent for service, percent in wanted.items() if percent}
+    shares = {find(store, service): percent for service, percent in wanted.items() if percent}
     if sum(shares.values()) != 100 or min(shares.values()) < 0:
         raise ReleaseError(f"the shares are {', '.join(f'{one}={part}' for one, part in wanted.items())}: they must add up to 100")
+    for one in shares:
+        if serve.kind(store, one) != GENERATOR:
+            raise ReleaseError(f"{one} answers no questions, it encodes", "serve.embeddings in ragstone.toml")
     told = " ".join(f"{service}={percent}" for service, percent in sorted(shares.items()))
     return _promoted(store, record, replace(release, generator=shares, note=f"traffic {told}"))
 
@@ -188,6 +225,14 @@ def parse(shares: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def _record(line: str) -> dict[str, Any]:
+    """A line of the origin's log; empty for one that another program wrote."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(line)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
 def _elsewhere(to: str) -> ModuleType:
     """The connector that deploys to that place. Raises `ConfigError` when it deploys nothing."""
     place = connector("serve", to)
@@ -198,7 +243,7 @@ def _elsewhere(to: str) -> ModuleType:
 
 
 def _url(store: Store, service: str) -> str:
-    return service if "://" in service else str(json.loads(store.get(f"services/{_found(store, service)}.json"))["url"])
+    return service if "://" in service else str(json.loads(store.get(f"services/{find(store, service)}.json"))["url"])
 
 
 def _able(url: str, verb: str) -> Callable[..., Any]:
@@ -220,6 +265,23 @@ async def _probe(settings: Settings, say: Say) -> None:
         await generator.close()
 
 
+async def _probe_vectors(settings: Settings, store: Store) -> None:
+    """The model of the release in force encodes one text. Raises `ReleaseError` when there is none."""
+    _, release = _in_force(store, settings.project.channel)
+    folder = await asyncio.to_thread(stores.fetch, store, f"models/{release.model}")
+    vectors = Scaled(folder, release.model, settings.serve)
+    try:
+        await vectors.start()
+        await vectors.encode("query", ["?"])
+    finally:
+        await vectors.close()
+
+
+def _check_generates(deployment: Deployment) -> None:
+    if deployment.kind != GENERATOR:
+        raise ConfigError(f"{deployment.id} is an {deployment.kind} service: those run on this machine only", "--to local")
+
+
 def _in_force(store: Store, channel: str) -> tuple[Record, Release]:
     record = releases.current(store, channel)
     if record is None:
@@ -230,17 +292,6 @@ def _in_force(store: Store, channel: str) -> tuple[Record, Release]:
 def _promoted(store: Store, record: Record, release: Release) -> Record:
     releases.save(store, release)
     return releases.promote(store, record.channel, release.id, after=record.number)
-
-
-def _found(store: Store, service: str) -> str:
-    """The `name/version` that a version, or the whole, stands for."""
-    there = deployed(store)
-    fitting = [one for one in there if one == service or one.rpartition("/")[2] == service]
-    if len(fitting) != 1:
-        those = f"there are {', '.join(there)}" if there else "none is deployed"
-        problem = "is no version" if not fitting else f"could be {' or '.join(fitting)}"
-        raise ReleaseError(f"{service[:80]!r} {problem}; {those}", "ragstone deploy service.json --version v1")
-    return fitting[0]
 
 
 def _flat(told: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
@@ -265,12 +316,21 @@ def _check_shapes(path: Path, told: Mapping[str, Any]) -> None:
 
 
 def _check_known(path: Path, fields: Mapping[str, object]) -> None:
-    known = {place.partition(".")[0] for place in (*PLACES, *NAMES)} | ELSEWHERE
+    known = {place.partition(".")[0] for place in (*PLACES, *NAMES, KIND)} | ELSEWHERE
     for place in fields:
         first = place.partition(".")[0]
         mine = first in ("AutoScaling", "replicas") and place not in PLACES
         if first not in known or mine:
             raise ConfigError(f"{path}: the field {place!r} is unknown; there are {', '.join(sorted({*PLACES, *NAMES}))}")
+
+
+def _kind(path: Path, fields: Mapping[str, object]) -> str:
+    found = str(fields.get(KIND, GENERATOR))
+    if found not in KINDS:
+        raise ConfigError(f"{path}: kind {found!r} is none: {' and '.join(KINDS)} are")
+    if found == EMBEDDING and "model" in fields:
+        raise ConfigError(f"{path}: an embedding service has the model of the release in force", 'leave "model" out')
+    return found
 
 
 def _number(path: Path, place: str, value: Any, setting: str) -> object:

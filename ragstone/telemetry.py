@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -47,6 +48,24 @@ _in_force: dict[str, str] = {}
 _number = Gauge("ragstone_release_number", "The number of the channel's record in force.", ["channel"], registry=REGISTRY)
 _gain = Gauge("ragstone_training_gain", "Held-out gain of the last training: mean and bounds.", ["measure", "bound"], registry=REGISTRY)
 _verdict = Gauge("ragstone_training_promoted", "1 when the last trained model was promoted, 0 when it was refused.", registry=REGISTRY)
+
+
+_service: ContextVar[str] = ContextVar("service", default="")
+
+
+@contextmanager
+def serving(service: str) -> Iterator[None]:
+    """What is logged inside, and in tasks that begin there, is of this service version."""
+    token = _service.set(service)
+    try:
+        yield
+    finally:
+        _service.reset(token)
+
+
+def service() -> str:
+    """The service version that this is done for; empty for none."""
+    return _service.get()
 
 
 def exposition() -> bytes:

@@ -81,10 +81,10 @@ def _must_be_free(section: str, host: str, port: int) -> None:
 @contextmanager
 def _running(settings: Settings, show: Show) -> Iterator[tuple[Kept, Kept]]:
     """Origin and edge as processes; both are stopped, the edge first so that it drains, whatever happens."""
-    logs = settings.folder / ".ragstone" / "logs"
-    origin = Kept(["serve", "--port", str(settings.api.port)], logs / "origin.log", settings.folder)
+    origin_log, edge_log = settings.origin_log, settings.origin_log.with_name("edge.log")
+    origin = Kept(["serve", "--port", str(settings.api.port)], origin_log, settings.folder)
     origin_url = f"http://{settings.api.host}:{settings.api.port}"
-    edge = Kept(["edge", "--port", str(settings.edge.port), "--origin", origin_url], logs / "edge.log", settings.folder)
+    edge = Kept(["edge", "--port", str(settings.edge.port), "--origin", origin_url], edge_log, settings.folder)
     try:
         origin.tend()
         edge.tend()

@@ -1,19 +1,25 @@
 """Versions of generators, deployed from a service.json and given shares of the questions by releases."""
 
+import asyncio
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
-from ragstone import project, release, service, store
+from ragstone import project, release, service, store, telemetry
+from ragstone.api import releases
+from ragstone.api.app import JsonLines
 from ragstone.cli import app
-from ragstone.config import Settings, override
+from ragstone.config import Serve, Settings, override
 from ragstone.errors import ConfigError, Conflict, GeneratorError, ReleaseError
 from ragstone.serve import Deployment
 from ragstone.serve import deployed as settings_of
+from ragstone.serve.local import LocalGenerator
 from ragstone.show import Silence
 from ragstone.store import Store
 
@@ -164,3 +170,38 @@ def test_settings_of_a_deployment_are_over_those_of_the_machine(settings: Settin
     service.deploy(settings, opened, deployment(settings, tmp_path, **SEEDS), print)
     serve = settings_of(opened, "llm/v1", override(settings, "serve", replicas=1, timeout=7.0)).serve
     assert (serve.replicas, serve.replicas_most, serve.timeout) == (2, 10, 7.0)
+
+
+def test_a_log_is_that_of_one_version(settings: Settings, opened: Store) -> None:
+    opened.create("services/llm/v1.json", b'{"url": "local://smollm2"}')
+    with pytest.raises(ConfigError, match=r"there is no log .*origin\.log"):
+        service.logs(settings, opened, "v1", 5)
+    lines = [{"at": str(at), "service": id, "message": f"line {at}"} for at, id in enumerate(["llm/v1", "llm/v2", "llm/v1"])]
+    settings.origin_log.parent.mkdir(parents=True)
+    settings.origin_log.write_text("\n".join([*map(json.dumps, lines), "Traceback", "[]"]))
+    assert service.logs(settings, opened, "v1", 5) == ["0  line 0", "2  line 2"]
+    assert service.logs(settings, opened, "llm/v1", 1) == ["2  line 2"]
+
+
+def test_what_a_replica_does_is_logged_under_the_version_it_serves(caplog: pytest.LogCaptureFixture) -> None:
+    handler = logging.Handler()
+    told: list[str] = []
+    handler.emit = lambda record: told.append(JsonLines().format(record))  # type: ignore[method-assign]
+    logger = logging.getLogger("ragstone.replicas")
+    logger.addHandler(handler)
+    caplog.set_level(logging.INFO, "ragstone.replicas")
+
+    async def case() -> None:
+        made = await releases._generator("llm/v1", Settings(serve=Serve(threads=1, slots=1, context=1024)))
+        assert isinstance(made, LocalGenerator)
+        assert made._replicas is not None
+        psutil.Process(made._replicas.ready[0].pid).kill()
+        async with asyncio.timeout(60):
+            while not any("ended with status" in line for line in told):
+                await asyncio.sleep(0.05)
+        await made.close()
+
+    asyncio.run(case())
+    logger.removeHandler(handler)
+    assert {json.loads(line)["service"] for line in told} == {"llm/v1"}
+    assert telemetry.service() == ""

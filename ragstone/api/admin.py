@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,8 @@ from ragstone.api.call import authorise, confirmed, origin, validators
 from ragstone.api.releases import NotReady, unknown
 from ragstone.corpus import views
 from ragstone.embedder import Embedder
+from ragstone.embedding import CHUNK
+from ragstone.embeddings import Embeddings
 from ragstone.errors import RequestError
 from ragstone.index import Vectors
 from ragstone.release import canonical
@@ -49,10 +51,12 @@ async def embeddings(request: Request) -> Response:
     """Unit vectors of an embedding model: a release's own, or one by digest; cut to `dimensions` they are scaled to length 1 again."""
     authorise(request)
     asked = body.embeddings(await body.read(request, origin(request).limit))
-    async with _embedder(request, asked.model) as (embedder, headers):
+    if asked.kind == CHUNK:
+        _check_chunks(asked.texts)
+    async with _embedder(request, asked.model) as (embedder, embeddings, headers):
         if asked.dimensions and asked.dimensions > embedder.dimensions:
             raise RequestError(f"dimensions is {asked.dimensions}; the model has {embedder.dimensions}", "dimensions")
-        vectors = await origin(request).encode(lambda: _shortened(_encoded(embedder, asked), asked.dimensions))
+        vectors = _shortened(await embeddings.encode(asked.kind, asked.texts), asked.dimensions)
         tokens = await origin(request).encode(lambda: sum(map(embedder.tokens, asked.texts)))
     data = [
         {"object": "embedding", "index": number, "embedding": _base64(vector) if asked.base64 else vector.tolist()}
@@ -116,24 +120,21 @@ async def metrics(request: Request) -> Response:
 
 
 @asynccontextmanager
-async def _embedder(request: Request, name: str) -> AsyncIterator[tuple[Embedder, dict[str, str]]]:
-    """The embedding model of a release, or the one that `models/<digest>` names, and the headers of an answer that rests on it."""
+async def _embedder(request: Request, name: str) -> AsyncIterator[tuple[Embedder, Embeddings, dict[str, str]]]:
+    """The embedding model of a release, or the one that `models/<digest>` names, what encodes with it, and the headers of an answer."""
     releases = origin(request).releases
     if name.startswith(BY_DIGEST):
-        async with releases.model(name.removeprefix(BY_DIGEST)) as embedder:
-            yield embedder, {}
+        async with releases.model(name.removeprefix(BY_DIGEST)) as (embedder, embeddings):
+            yield embedder, embeddings, {}
     else:
         async with releases.use(name) as opened:
-            yield opened.embedder, validators(opened)
+            yield opened.embedder, opened.embeddings, validators(opened)
 
 
-def _encoded(embedder: Embedder, asked: body.Embeddings) -> Vectors:
-    if asked.kind == "query":
-        return embedder.queries(asked.texts)
-    if asked.kind == "document":
-        return embedder.documents(asked.texts)
+def _check_chunks(texts: Sequence[str]) -> None:
     try:
-        return embedder.passages([views.of_passage(text) for text in asked.texts])
+        for text in texts:
+            views.of_passage(text)
     except ValueError as error:
         raise RequestError("input of the type chunk must be JSON of two texts: title with headings, and the text", "input") from error
 

@@ -33,6 +33,7 @@ from ragstone.config import Settings
 from ragstone.edge import RELEASE
 from ragstone.errors import RagstoneError, RequestError, Unauthorized
 from ragstone.listen import listen
+from ragstone.shadow import Shadow
 from ragstone.store import Store
 
 THREADS = 8
@@ -79,7 +80,9 @@ def create(store: Store, settings: Settings) -> Starlette:
         verifier = Verifier()
         releases = Releases(store, settings, verifier)
         threads, encoders = (anyio.CapacityLimiter(min(THREADS, 2 * (os.cpu_count() or 1))) for _ in range(2))
-        app.state.origin = Origin(store, settings, verifier, releases, threads, encoders)
+        shadow = Shadow(store, settings)
+        app.state.origin = Origin(store, settings, verifier, releases, threads, encoders, shadow)
+        shadow.open()
         following = asyncio.create_task(releases.follow())
         try:
             yield
@@ -87,6 +90,7 @@ def create(store: Store, settings: Settings) -> Starlette:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
+            await shadow.close()
             await releases.close()
 
     handlers: dict[Any, Any] = {RagstoneError: _refused, HTTPException: _unrouted}
@@ -188,6 +192,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = {"at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"), "level": record.levelname.lower(), "log": record.name}
+        line |= {"service": service} if (service := telemetry.service()) else {}
         line |= {"message": record.getMessage(), **getattr(record, "fields", {})}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
+from ragstone.embedding import DOCUMENT, KINDS
 from ragstone.errors import RequestError
 from ragstone.rag import Options
 from ragstone.wire import Message, Sampling
@@ -17,7 +18,6 @@ from ragstone.wire import Message, Sampling
 TOP_K = 50
 INPUTS = 2048
 """Texts in one embeddings request, as with OpenAI."""
-KINDS = ("document", "query", "chunk")
 UNSERVED: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
     "tools": ([],),
@@ -210,7 +210,7 @@ def embeddings(fields: Fields) -> Embeddings:
         raise fields.wrong("encoding_format", "float or base64")
     own = fields.object("ragstone")
     own.only("input_type")
-    kind = own.values.get("input_type", KINDS[0])
+    kind = own.values.get("input_type", DOCUMENT)
     if kind not in KINDS:
         raise own.wrong("input_type", f"{', '.join(KINDS[:-1])} or {KINDS[-1]}")
     return Embeddings(fields.text("model"), tuple(texts), encoding == "base64", fields.whole("dimensions", 1, 1 << 16), kind)

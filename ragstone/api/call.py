@@ -18,6 +18,7 @@ from ragstone.api.releases import NotReady, Opened, Releases
 from ragstone.config import Settings
 from ragstone.edge import RELEASE
 from ragstone.errors import AccessError, Forbidden, RagstoneError, RequestError, Unauthorized
+from ragstone.shadow import Shadow
 from ragstone.store import Store
 
 TELLING = (RequestError, AccessError, NotReady)
@@ -38,6 +39,7 @@ class Origin:
     threads: anyio.CapacityLimiter
     encoders: anyio.CapacityLimiter
     """Threads of their own: an engine that encodes questions asks for their vectors while the searches wait that hold the others."""
+    shadow: Shadow
 
     async def compute(self, work: Callable[[], T]) -> T:
         """The work's result, from a thread: retrieval and encoding keep a core busy for milliseconds, and only so many at a time."""

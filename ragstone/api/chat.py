@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -21,6 +22,7 @@ from ragstone.api.call import authorise, confirmed, origin, unless_gone, validat
 from ragstone.api.releases import Opened
 from ragstone.errors import GeneratorError, RagstoneError
 from ragstone.rag import Answer, Grounds, Options
+from ragstone.shadow import Copy, Said, Watch
 from ragstone.wire import Head
 
 log = logging.getLogger("ragstone.api")
@@ -37,7 +39,7 @@ async def complete(request: Request) -> Response:
         headers = validators(opened, grounds.etag)
         if confirmed(request, grounds.etag):
             return Response(status_code=304, headers=headers)
-        answer = Spoken(opened, grounds, options)
+        answer = Spoken(opened, grounds, options, partial(_shadow, request, opened, options))
         if asked.stream:
             await held.enter_async_context(answer)
             if await unless_gone(request.receive, answer.begin()) is None:
@@ -68,10 +70,11 @@ def told(answer: Answer) -> dict[str, Any]:
 class Spoken:
     """An answer under way. Leaving the block stops its generation."""
 
-    def __init__(self, opened: Opened, grounds: Grounds, options: Options) -> None:
+    def __init__(self, opened: Opened, grounds: Grounds, options: Options, ended: Callable[[Answer, Said], None]) -> None:
         self._parts = opened.rag.answer(grounds, options)
         self._first: str | Answer | None = None
         self._began = time.perf_counter()
+        self._watch, self._ended = Watch(grounds.service), ended
 
     async def __aenter__(self) -> Spoken:
         return self
@@ -82,6 +85,7 @@ class Spoken:
     async def begin(self) -> bool:
         """Wait for the first sentence, so that an error before it is still an HTTP status. Raises `GeneratorError`."""
         self._first = await anext(self._parts)
+        self._watch.heard()
         return True
 
     async def parts(self) -> AsyncGenerator[str | Answer, None]:
@@ -89,6 +93,9 @@ class Spoken:
         if self._first is not None:
             yield self._first
         async for part in self._parts:
+            self._watch.heard()
+            if isinstance(part, Answer):
+                self._ended(part, self._watch.said(part))
             yield part
         telemetry.seconds.labels("total").observe(time.perf_counter() - self._began)
 
@@ -145,6 +152,12 @@ class Stream(Response):
         if self._asked.include_usage:
             events += wire.sse(wire.last_chunk(head, answer.usage))
         return events + wire.DONE
+
+
+def _shadow(request: Request, opened: Opened, options: Options, answer: Answer, said: Said) -> None:
+    """Ask the shadow the same, once the caller has the answer."""
+    copy = Copy(answer.grounds, options, answer, said)
+    origin(request).shadow.follow(lambda: origin(request).releases.use(opened.id), copy)
 
 
 def _head(asked: Chat) -> Head:

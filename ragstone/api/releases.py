@@ -18,20 +18,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from ragstone import access, serve, telemetry
+from ragstone import access, serve, service, telemetry
 from ragstone import index as indexes
 from ragstone import release as records
 from ragstone import store as stores
 from ragstone.access import Verifier
 from ragstone.config import Settings
 from ragstone.embedder import Embedder
-from ragstone.errors import RagstoneError, ReleaseError, RequestError
+from ragstone.embeddings import Embeddings, Here, Scaled
+from ragstone.errors import ConfigError, RagstoneError, ReleaseError, RequestError
 from ragstone.index import Index
 from ragstone.rag import Rag
 from ragstone.rag import local as rag
 from ragstone.release import Record, Release
 from ragstone.retrieve import Calibration, Retriever
-from ragstone.serve import Generator
+from ragstone.serve import EMBEDDING, Generator
 from ragstone.store import Store
 
 PERIOD = 1.0
@@ -66,6 +67,8 @@ class Opened:
     rag: Rag
     retriever: Retriever
     embedder: Embedder
+    embeddings: Embeddings
+    """What encodes for those who ask `/v1/embeddings`."""
     settings: Settings
     """As deployed: those of this machine, under what the service version was registered with."""
 
@@ -183,7 +186,7 @@ class Releases:
             self._close_if_done(lease)
 
     @asynccontextmanager
-    async def model(self, digest: str) -> AsyncIterator[Embedder]:
+    async def model(self, digest: str) -> AsyncIterator[tuple[Embedder, Embeddings]]:
         """An embedding model by its digest, held until the block is left and, like other releases, kept a while. It needs no release.
 
         Raises `RequestError` (model_not_found) for one that the store does not have.
@@ -195,7 +198,7 @@ class Releases:
         embedder = await self._parts.take(key, load)
         try:
             await self._keep(key, load)
-            yield embedder
+            yield embedder, Here(embedder)
         finally:
             await self._parts.give_back(key)
 
@@ -279,15 +282,17 @@ class Releases:
 
         try:
             embedder = await take(f"models/{release.model}", lambda: asyncio.to_thread(_model, self.store, release.model))
+            embeddings = await take(f"vectors/{release.model}", partial(_embeddings, self.store, self.settings, embedder))
             index = await take(f"indexes/{release.index}", lambda: asyncio.to_thread(_index, self.store, self.settings, release.index))
             deployed = await asyncio.to_thread(_deployed, self.store, self.settings, release)
-            generators = {service: await take(f"services/{service}", partial(_generator, deployed[service])) for service in deployed}
+            starts = {name: partial(_generator, name, told) for name, told in deployed.items()}
+            generators = {name: await take(f"services/{name}", start) for name, start in starts.items()}
         except BaseException:
             for key in taken:
                 await self._parts.give_back(key)
             raise
         settings = next(iter(deployed.values()))
-        opened = _assembled(id, release, index, embedder, generators, settings)
+        opened = _assembled(id, release, index, embedder, embeddings, generators, settings)
         return Lease(opened, taken)
 
     def _retire(self, lease: Lease) -> None:
@@ -324,29 +329,52 @@ def unknown(name: str) -> RequestError:
     return RequestError(message, "model", status=404, code="model_not_found")
 
 
-def _assembled(id: str, release: Release, index: Index, embedder: Embedder, generators: dict[str, Generator], settings: Settings) -> Opened:
+def _assembled(
+    id: str,
+    release: Release,
+    index: Index,
+    embedder: Embedder,
+    embeddings: Embeddings,
+    generators: dict[str, Generator],
+    settings: Settings,
+) -> Opened:
     retriever = Retriever.of(index, embedder, Calibration(release.calibration), release.weights)
     room = settings.serve.context // max(1, settings.serve.slots)
-    return Opened(id, release, rag.connect(release, retriever, generators, room), retriever, embedder, settings)
+    return Opened(id, release, rag.connect(release, retriever, generators, room), retriever, embedder, embeddings, settings)
 
 
 def _deployed(store: Store, settings: Settings, release: Release) -> dict[str, Settings]:
     """For each service version of the release, the settings it runs with here."""
-    return {service: serve.deployed(store, service, settings) for service in release.generator}
+    return {name: serve.deployed(store, name, settings) for name in release.generator}
 
 
 def _model(store: Store, digest: str) -> Embedder:
     return Embedder(stores.fetch(store, f"models/{digest}"), digest)
 
 
+async def _embeddings(store: Store, settings: Settings, embedder: Embedder) -> Embeddings:
+    """In this process, or by the replicas of `serve.embeddings`, which are of the release's own model."""
+    if not settings.serve.embeddings:
+        return Here(embedder)
+    version = await asyncio.to_thread(service.find, store, settings.serve.embeddings)
+    if await asyncio.to_thread(serve.kind, store, version) != EMBEDDING:
+        raise ConfigError(f"serve.embeddings = {version} is no embedding service", 'deploy a service.json with "kind": "embedding"')
+    told = await asyncio.to_thread(serve.deployed, store, version, settings)
+    scaled = Scaled(embedder.folder, embedder.digest, told.serve)
+    with telemetry.serving(version):
+        await scaled.start()
+    return scaled
+
+
 def _index(store: Store, settings: Settings, digest: str) -> Index:
     return indexes.open(stores.fetch(store, f"indexes/{digest}"), digest, settings.index)
 
 
-async def _generator(settings: Settings) -> Generator:
+async def _generator(version: str, settings: Settings) -> Generator:
     generator = await asyncio.to_thread(serve.connect, settings)
     try:
-        await generator.start()
+        with telemetry.serving(version):
+            await generator.start()
         await asyncio.to_thread(lambda: generator.version)
     except BaseException:
         await generator.close()

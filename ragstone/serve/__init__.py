@@ -57,6 +57,10 @@ OURS = ("sleep", "slots", "context", "threads", "max_tokens", "temperature")
 """Fields of a service.json that are settings of `serve` by the same name."""
 
 
+GENERATOR, EMBEDDING = KINDS = ("generator", "embedding")
+"""What a service answers: questions, or `/v1/embeddings` with the model of the release in force."""
+
+
 @dataclass(frozen=True)
 class Deployment:
     """A version of a service, and the settings of `serve` that it runs with. `unused` are fields of the file that mean nothing here."""
@@ -67,6 +71,7 @@ class Deployment:
     origins: Mapping[str, str]
     """Setting -> the field of the file that gave it."""
     unused: tuple[str, ...] = ()
+    kind: str = GENERATOR
     told: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The file as it was written, for places that know more of its fields than this machine."""
 
@@ -105,7 +110,14 @@ def register(store: Store, settings: Settings, say: Say | None = None) -> str:
 
 def deployed(store: Store, service: str, settings: Settings) -> Settings:
     """The settings that service version `name/version` was registered with, over those of this machine. Raises `NotFound`."""
-    return override(settings, "serve", **json.loads(store.get(f"services/{service}.json")))
+    told = json.loads(store.get(f"services/{service}.json"))
+    told.pop("kind", None)
+    return override(settings, "serve", **told)
+
+
+def kind(store: Store, service: str) -> str:
+    """What service version `name/version` answers: one of `KINDS`. Raises `NotFound`."""
+    return str(json.loads(store.get(f"services/{service}.json")).get("kind", GENERATOR))
 
 
 def _name(url: str) -> str:

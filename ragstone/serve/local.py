@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 from collections.abc import AsyncGenerator, Sequence
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-
-import orjson
 
 from ragstone import replica, weights
 from ragstone.completions import Completions, Endpoint, Patience
@@ -50,12 +46,8 @@ class LocalGenerator:
 
     @cached_property
     def version(self) -> str:
-        """SHA-256 of all that changes what is generated; threads don't, and the chat template is in the weights."""
-        with self.weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        engine = f"xllamacpp {metadata.version('xllamacpp')}, {replica.REVISION}"
-        parts = {"weights": digest, "engine": engine, "context": self._settings.context, "slots": self._settings.slots}
-        return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        """SHA-256 of all that changes what is generated."""
+        return replica.version(self.weights, self._settings.context, self._settings.slots)
 
     @property
     def endpoint(self) -> Endpoint:

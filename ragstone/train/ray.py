@@ -15,42 +15,24 @@ import logging
 import math
 import os
 import pickle
-import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from ragstone import raycluster
 from ragstone.corpus.pairs import Pair
 from ragstone.errors import ConfigError, RagstoneError, TrainError
+from ragstone.raycluster import reason
 from ragstone.train import MEMORY, Progress, R, Recipe, Report, T, Trainer, Work
 
 MAPS = True
 """The workers encode and search too."""
-
-HERE = "local"
-"""Ray's word for a cluster of its own on this machine."""
-
-LOOPBACK = socket.if_nameindex()[0][1]  # the first interface, on Linux and macOS
-OWN = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # for all its name: the node's address is 127.0.0.1, and every part listens there
-    "GLOO_SOCKET_IFNAME": LOOPBACK,
-    "NCCL_SOCKET_IFNAME": LOOPBACK,
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # as nice as we are: at Ray's 15 the workers starve beside anything else
-    "RAY_memory_monitor_refresh_ms": "0",  # it kills our workers when it is others who fill the memory
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing PyTorch twice on a busy machine took longer than the 60 of old
-}
-"""The environment of a Ray that is started here."""
 
 FAILURES = 2
 """How many times a run is started again after it lost a worker."""
@@ -89,13 +71,12 @@ def cluster(url: str) -> Cluster:
     (Cluster(address='local', workers=2, cpus=0), Cluster(address='ray://host:10001', workers=0, cpus=0), \
 Cluster(address='host:6379', workers=8, cpus=4))
     """
-    parts = urlsplit(url)
-    addresses = {"": HERE, "ray": f"ray://{parts.netloc}" if parts.netloc else HERE, "ray+gcs": parts.netloc}
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    address = raycluster.address(url)
+    query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
     numbers = set(query) <= {"workers", "cpus"} and all(value.isdecimal() for value in query.values())
-    if not numbers or parts.scheme not in addresses or (addresses[parts.scheme] != HERE and not parts.port):
+    if not numbers or not address:
         raise ConfigError(f"train.url = {url!r} is not the address of a Ray cluster", "set train.url like ray?workers=2 or ray://host:10001")
-    return Cluster(addresses[parts.scheme], **{name: int(value) for name, value in query.items()})
+    return Cluster(address, **{name: int(value) for name, value in query.items()})
 
 
 class RayTrainer(Trainer):
@@ -203,7 +184,7 @@ def _train(cluster: Cluster, order: _Order, work: Path, progress: Report) -> Non
         _follow(fit, desk, kept, progress)
         fit.result()
     except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
-        raise TrainError(f"the workers failed: {_reason(error)}", "run it again: it goes on from its last checkpoint") from error
+        raise TrainError(f"the workers failed: {reason(error)}", "run it again: it goes on from its last checkpoint") from error
     except BaseException:
         with suppress(ray.exceptions.RayError):
             ray.get(desk.stop.remote())
@@ -335,7 +316,7 @@ def _map(
             done += told
             progress(done)
     except ray.exceptions.RayError as error:
-        raise TrainError(f"a worker failed: {_reason(error)}", "run it again") from error
+        raise TrainError(f"a worker failed: {reason(error)}", "run it again") from error
     return [result for at in range(len(blocks)) for result in found[at]]
 
 
@@ -386,26 +367,7 @@ class _Mapper:
 
 def _start(cluster: Cluster) -> None:
     """Ray runs in this process from here on. Raises `TrainError`."""
-    if cluster.address == HERE:
-        os.environ.update(OWN)  # before Ray is imported
-    try:
-        import ray
-    except ImportError as missing:
-        raise TrainError(f"a Ray cluster needs {missing.name}, which is not installed", "pip install 'ragstone[ray]'") from missing
-    if ray.is_initialized():
-        return
-    own: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, cluster.workers), "include_dashboard": False}
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(cluster.address, log_to_driver=False, logging_level="error", **(own if cluster.address == HERE else {}))
-    except (ConnectionError, RuntimeError) as error:
-        raise TrainError(f"no Ray cluster at {cluster.address}: {_reason(error)}", "ray status, with RAY_AUTH_MODE=token") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
-    if cluster.address == HERE and not ip_address(ray.util.get_node_ip_address()).is_loopback:
-        ray.shutdown()
-        raise TrainError("Ray was imported before it was started here: it would listen on every interface", "ragstone train")
+    raycluster.join(cluster.address, cluster.workers, TrainError)
 
 
 @dataclass(frozen=True)
@@ -470,12 +432,3 @@ def _in_background(call: Callable[[], None]) -> Future[None]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong at the bottom of it, without Ray's traces."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        return _reason(failure)
-    if inner := getattr(error, "cause", None) or error.__cause__:
-        return _reason(inner)
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,174 @@
+"""Ray Serve under the generators' contract, on a real Ray of this process; and its own: versions, scaling, ports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from importlib.util import find_spec
+from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import aiohttp
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from ragstone import project, raycluster, serve, service, store
+from ragstone.cli import app
+from ragstone.config import Serve, Settings
+from ragstone.errors import ConfigError, GeneratorError, ReleaseError
+from ragstone.serve import Sampling, ray
+from ragstone.serve.ray import RayGenerator
+from ragstone.show import Silence
+from tests.conformance.test_serve import (  # noqa: F401
+    CONTEXT,
+    VALVE,
+    answer,
+    loop,
+    test_a_prompt_beyond_the_context_is_refused_and_harms_nothing,
+    test_a_seed_makes_a_warm_answer_repeat,
+    test_a_stop_sequence_ends_the_answer_and_is_no_part_of_it,
+    test_an_answer_comes_in_pieces_and_only_the_last_carries_the_end,
+    test_at_temperature_zero_an_answer_is_the_same_again_and_beside_another,
+    test_closing_the_stream_stops_the_generation,
+    test_max_tokens_bounds_the_answer,
+    test_the_version_is_a_digest_that_stays_the_same,
+    test_what_is_asked_may_hold_any_text,
+)
+from tests.test_service import written
+
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ragstone[ray]'")
+
+
+@pytest.fixture(scope="module")
+def generator(loop: asyncio.Runner) -> Iterator[RayGenerator]:  # noqa: F811
+    raycluster.join(raycluster.HERE, 8, GeneratorError)  # CPUs as Ray counts them: versions on a cluster reserve some
+    made = RayGenerator(ray.read("ray"), Settings(serve=Serve(url="ray", threads=1, slots=2, context=CONTEXT)))
+    loop.run(made.start())
+    yield made
+    loop.run(made.close())
+
+
+@pytest.fixture(scope="module")
+def replica(generator: RayGenerator) -> RayGenerator:
+    """The llama.cpp in the application, whose own figures it passes on."""
+    return generator
+
+
+@pytest.fixture
+def cluster(generator: RayGenerator) -> str:
+    """The Ray of the contract's cases as a cluster that is joined by its address."""
+    from ray import get_runtime_context
+
+    return f"ray+gcs://{get_runtime_context().gcs_address}?port={urlsplit(generator.place.base).port}"
+
+
+def test_a_version_on_a_cluster_takes_questions_as_any_other(
+    cluster: str, settings: Settings, manuals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(settings.folder)
+    project.build(settings, store.connect(settings.store_url), Silence())
+    file = written(settings.folder, {"name": "llm", "context": 1024, "slots": 1, "threads": 1, "max_tokens": 16})
+
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "1 to 1 replicas of llama.cpp with smollm2" in said("deploy", str(file), "--to", cluster, "--explain")
+    said("deploy", str(file), "--to", cluster)
+    said("deploy", str(file), "--to", cluster)
+    assert "is RUNNING (1 of 1 replicas)" in said("service", "status", "v1")
+    said("service", "promote", "v1")
+    assert "100 %" in said("service", "list").split("llm/v1")[1]
+    assert said("ask", "How often is the bearing greased?").strip()
+    with pytest.raises(ReleaseError, match="answers questions"):
+        CliRunner().invoke(app, ["service", "delete", "v1"], catch_exceptions=False)
+    said("service", "scale", "v1", "2")
+    assert "is RUNNING (2 of 2 replicas)" in said("service", "status", "v1")
+    said("service", "rollback")
+    said("service", "delete", "v1")
+    with pytest.raises(GeneratorError, match="has no application llm_v1-"):
+        CliRunner().invoke(app, ["service", "status", "v1"], catch_exceptions=False)
+
+
+def test_a_version_that_can_not_be_loaded_leaves_nothing_on_the_cluster(cluster: str, settings: Settings, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF but not really")
+    found = service.read(written(tmp_path, {"name": "llm", "model": f"local://{broken}"}), "v2", settings)
+    with pytest.raises(GeneratorError, match=r"llm_v2-\w+ can't be started on Ray: .*failed to load model"):
+        service.deploy(settings, store.connect(settings.store_url), found, print, cluster)
+    assert service.deployed(store.connect(settings.store_url)) == []
+    with pytest.raises(GeneratorError, match="has no application"):
+        ray.told(ray.read(ray.address(found, cluster)).app)
+
+
+def test_a_load_adds_a_replica_and_its_end_takes_it_away(generator: RayGenerator, loop: asyncio.Runner) -> None:  # noqa: F811
+    busy = Serve(url="ray?app=busy", threads=1, slots=1, context=1024, replicas_most=2, target_cpu=5.0, scale_down=2.0)
+
+    async def running(count: int) -> None:
+        async with asyncio.timeout(120):
+            while f"({count} of {count} replicas)" not in await asyncio.to_thread(ray.told, "busy"):
+                await asyncio.sleep(0.2)
+
+    async def case() -> None:
+        made = serve.connect(Settings(serve=busy))
+        await made.start()
+        questions = [asyncio.create_task(answer(made, VALVE, Sampling(max_tokens=200))) for _ in range(3)]
+        await running(2)
+        assert len({text for text, _ in await asyncio.gather(*questions)}) == 1
+        await running(1)
+        await made.close()
+
+    loop.run(case())
+
+
+def test_only_who_has_the_key_can_ask(generator: RayGenerator, loop: asyncio.Runner) -> None:  # noqa: F811
+    async def status() -> int:
+        async with aiohttp.request("GET", f"{generator.endpoint.url}/models") as response:
+            return response.status
+
+    assert loop.run(status()) == 401
+    assert generator.endpoint.key not in f"{generator.endpoint} {generator.order}"
+
+
+def test_every_part_of_ray_serve_listens_on_loopback_only(generator: RayGenerator) -> None:
+    ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    open_ones = [(process.name(), at) for process in ours for at in process.net_connections("inet")]
+    found = [(name, at.laddr.ip.removeprefix("::ffff:")) for name, at in open_ones if at.status == psutil.CONN_LISTEN]
+    assert len(found) > 5
+    assert [one for one in found if not ip_address(one[1]).is_loopback] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ray://host", "is not the address of a Ray cluster"),
+        ("ray+gcs://host:6379?port=http", "is not the address of a Ray cluster"),
+        ("ray://host:10001", "on the loopback of host only"),
+        ("ray?workers=2", "ray has no 'workers'"),
+    ],
+)
+def test_an_address_that_is_none_is_a_setting_to_mend(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        serve.connect(Settings(serve=Serve(url=url)))
+
+
+def test_what_this_machines_own_ray_runs_is_looked_after_by_who_serves(settings: Settings, tmp_path: Path) -> None:
+    found = service.read(written(tmp_path, {"name": "llm"}), "v1", settings)
+    assert "on this machine, in the processes that serve" in service.explain(found, "ray")
+    with pytest.raises(ConfigError, match="ends with them"):
+        ray.status(ray.address(found, "ray"))
+    with pytest.raises(ConfigError, match=r"openai://host/v1.* is no GGUF file"):
+        ray.address(service.read(written(tmp_path, {"model": "openai://host/v1?model=q"}), "v1", settings), "ray")
+
+
+def test_the_rule_is_that_of_this_machine_and_waits_while_a_replica_starts() -> None:
+    policy = ray.Policy(least=1, most=3, target=70.0, up=0.0, down=0.0)
+
+    def advice(count: int, *loads: float) -> int:
+        return policy(SimpleNamespace(target_num_replicas=count, aggregated_metrics={"cpu": dict(enumerate(loads))}))[0]
+
+    assert [advice(1, 100.0), advice(2, 100.0), advice(2, 70.0, 72.0), advice(3, 5.0, 5.0, 5.0)] == [2, 2, 2, 1]

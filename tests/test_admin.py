@@ -52,7 +52,7 @@ def refusal(reply: Reply) -> tuple[int, str]:
 
 @pytest.mark.parametrize(("path", "method"), ADMIN)
 def test_administration_needs_an_administrator(origin: Origin, path: str, method: str) -> None:
-    body = {} if method == "POST" else None
+    body: object = {} if method == "POST" else None
     assert refusal(origin.request(method, path, body)) == (403, "forbidden")
     assert refusal(origin.request(method, path, body, token="")) == (401, "invalid_api_key")
 

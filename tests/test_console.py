@@ -220,7 +220,7 @@ def test_an_answer_comes_with_its_source_marked_in_its_document(page: Page, plac
     page.get_by_label("Your question").focus()
     assert not browser.barriers(page)
     picture(page, "ask")
-    browser.reach(page, "1")
+    browser.reach(page, "Source 1")
     page.keyboard.press("Enter")
     expect(page.locator("dialog mark")).to_contain_text(TRUE)
     expect(page.locator("dialog")).to_contain_text("The feed pump moves condensate")

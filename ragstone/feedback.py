@@ -39,7 +39,7 @@ def add(store: Store, thumb: Thumb) -> str:
     now = time.time()
     shared: dict[str, object] = {"at": now, "thumb": thumb.thumb, "release": thumb.release, "tenant": thumb.tenant}
     shared |= {"groups": thumb.groups, "consent": thumb.consent} | ({"question": thumb.question} if thumb.consent else {})
-    lines = [json.dumps(shared | {"chunk": chunk}, ensure_ascii=False) + "\n" for chunk in thumb.chunks]
+    lines = [json.dumps(shared | {"chunk_id": chunk}, ensure_ascii=False) + "\n" for chunk in thumb.chunks]
     key = f"{ROOT}{datetime.fromtimestamp(now, UTC):%Y-%m-%d}/{secrets.token_hex(8)}.jsonl"
     store.create(key, "".join(lines).encode())
     return key

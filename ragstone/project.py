@@ -211,7 +211,7 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
         material = labelled.prepare(labels, pairs.mine(chunks, seed=recipe.seed), chunks)
         _report(settings, material.unusable, show)
         if material.mined.unsuitable:
-            verdict, model, curve = Verdict(promoted=False, reason=material.mined.unsuitable), "", []
+            verdict, model, curve = Verdict(promoted=False, reason=material.mined.unsuitable), "", list[dict[str, float]]()
         else:
             verdict, model, curve = _try(settings, store, chunks, material, recipe, digest, show)
         _create(store, key, {"verdict": asdict(verdict), "model": model, "curve": curve, "at": time.time()})

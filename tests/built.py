@@ -41,7 +41,7 @@ def workshop(installed: Path) -> Iterator[Path]:
 
 def tool(folder: Path, installed: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What a tool of the packages did there, its output kept."""
-    command = [npm.node(installed), folder / "node_modules" / script, *arguments]
+    command: list[str | Path] = [npm.node(installed), folder / "node_modules" / script, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 

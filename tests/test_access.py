@@ -53,6 +53,12 @@ def test_a_created_key_verifies_from_the_store_alone(tmp_path: Path, at: Store) 
     assert principal.groups == ("public", "service")
 
 
+def test_an_administrator_is_only_who_was_made_one(tmp_path: Path, at: Store) -> None:
+    made = [new(tmp_path, at, admin=admin) for admin in (True, False)]
+    assert [Verifier(at).verify(token).admin for token, _ in made] == [True, False]
+    assert sorted(issued.principal.admin for issued in access.listed(at)) == [False, True]
+
+
 def test_a_key_verified_before_still_expires(tmp_path: Path, at: Store) -> None:
     token, principal = new(tmp_path, at, expires=access.expiry("1h"))
     verifier = Verifier(at)

@@ -18,7 +18,7 @@ export class Fault extends Error {
 export async function open(path: string, body?: object, signal?: AbortSignal): Promise<Response> {
   const headers: Record<string, string> = { authorization: `Bearer ${session.key}` };
   if (body) headers["content-type"] = "application/json";
-  const sent: RequestInit = { method: body ? "POST" : "GET", headers, cache: "no-store", body: body ? JSON.stringify(body) : null };
+  const sent: RequestInit = { method: body ? "POST" : "GET", headers, body: body ? JSON.stringify(body) : null };
   const response = await fetch(path, signal ? { ...sent, signal } : sent).catch((error: unknown) => {
     if (signal?.aborted) throw error;
     throw new Fault("The service can't be reached. It may be restarting.", 0, "unreachable");

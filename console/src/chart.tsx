@@ -4,6 +4,7 @@ import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 
+/** `bars` stand over a scale from 0 to 1. */
 export type Line = { label: string; bars?: boolean; quiet?: boolean };
 
 const HEIGHT = 180;
@@ -34,14 +35,14 @@ function options(inside: HTMLElement, lines: Line[], time: boolean): uPlot.Optio
     height: HEIGHT,
     cursor: { show: false },
     legend: { show: lines.length > 1, live: false },
-    scales: { x: { time } },
+    scales: { x: lines[0]?.bars ? { time, range: [0, 1] } : { time } },
     axes: [axis, { ...axis, size: 46 }],
     series: [
       {},
       ...lines.map((line) => {
         const ink = colour(line.quiet ? "--quiet" : "--accent");
         const drawn = { label: line.label, stroke: ink, width: 1.5, points: { show: false } };
-        return line.bars && bars ? { ...drawn, fill: ink, paths: bars } : drawn;
+        return line.bars && bars ? { ...drawn, width: 0, fill: ink, paths: bars } : drawn;
       }),
     ],
   };

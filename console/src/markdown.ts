@@ -6,6 +6,8 @@ import { Marked, type Tokens } from "marked";
 const escaped = (text: string): string =>
   text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
 
+const button = (number: string): string => `<button type="button" class="cite" data-cite="${number}" aria-label="Source ${number}">${number}</button>`;
+
 const marked = new Marked({
   gfm: true,
   breaks: true,
@@ -22,7 +24,7 @@ const marked = new Marked({
         const found = /^\[(\d{1,2})\]/.exec(text);
         return found ? { type: "citation", raw: found[0], number: found[1] } : undefined;
       },
-      renderer: (token) => `<button type="button" class="cite" data-cite="${String(token["number"])}">${String(token["number"])}</button>`,
+      renderer: (token) => button(String(token["number"])),
     },
   ],
 });

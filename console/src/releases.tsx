@@ -171,14 +171,14 @@ function Difference({ releases, history }: { releases: Release[]; history: Entry
 
 function Choice({ name, value, set, releases }: { name: string; value: string; set: (id: string) => void; releases: Release[] }) {
   return (
-    <label>
-      {name}{" "}
-      <select value={value} onChange={(event) => set(event.currentTarget.value)}>
+    <span>
+      <label for={`release-${name}`}>{name}</label>{" "}
+      <select id={`release-${name}`} value={value} onChange={(event) => set(event.currentTarget.value)}>
         {releases.map((one) => (
           <option key={one.release}>{one.release}</option>
         ))}
       </select>
-    </label>
+    </span>
   );
 }
 

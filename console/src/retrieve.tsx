@@ -76,12 +76,10 @@ function Search({ search }: { search: (query: string) => void }) {
 function Slider(given: { name: string; least: number; most: number; step: number; value: number; set: (value: number) => void }) {
   const shown = given.step < 1 ? given.value.toFixed(2) : String(given.value);
   return (
-    <label class="slider">
-      <span>
-        {given.name} <output>{shown}</output>
-      </span>
-      <input type="range" min={given.least} max={given.most} step={given.step} value={given.value} onInput={(event) => given.set(Number(event.currentTarget.value))} />
-    </label>
+    <div class="slider">
+      <label for={given.name}>{given.name}</label> <output for={given.name}>{shown}</output>
+      <input id={given.name} type="range" min={given.least} max={given.most} step={given.step} value={given.value} onInput={(event) => given.set(Number(event.currentTarget.value))} />
+    </div>
   );
 }
 

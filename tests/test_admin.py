@@ -1,0 +1,182 @@
+"""The JSON behind the console, over HTTP: who may ask, what is hidden from whom, and what a promotion rests on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ragstone import access, release
+from ragstone.api import app, live
+from ragstone.corpus import labels
+from tests.origins import Origin, Reply, Site, running, site, until
+from tests.speaker import Speaker, speaking
+
+PRIMED = "How long is the feed pump primed?"
+ADMIN = [
+    (route.path, method)
+    for route in app.ROUTES
+    if route.path.startswith("/admin")
+    for method in sorted((route.methods or set()) - {"HEAD"})
+]
+
+
+@pytest.fixture(scope="module")
+def speaker() -> Iterator[Speaker]:
+    with speaking() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def origin(speaker: Speaker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
+    folder = tmp_path_factory.mktemp("admin")
+    (folder / "docs").mkdir()
+    (folder / "docs" / "vault.pdf").write_bytes(b"no PDF")
+    with running(site(folder, speaker.url)) as made:
+        yield made
+
+
+def administrator(at: Site, groups: tuple[str, ...] = ("public",)) -> str:
+    return access.create(at.settings.keys_folder, at.store, tenant="local", groups=groups, rpm=10**6, tpm=10**9, expires=0, admin=True)[0]
+
+
+def post(origin: Origin, path: str, body: object, groups: tuple[str, ...] = ("public",)) -> Reply:
+    return origin.request("POST", path, body, administrator(origin.site, groups))
+
+
+def refusal(reply: Reply) -> tuple[int, str]:
+    return reply.status, reply.json["error"]["code"]
+
+
+@pytest.mark.parametrize(("path", "method"), ADMIN)
+def test_administration_needs_an_administrator(origin: Origin, path: str, method: str) -> None:
+    body: object = {} if method == "POST" else None
+    assert refusal(origin.request(method, path, body)) == (403, "forbidden")
+    assert refusal(origin.request(method, path, body, token="")) == (401, "invalid_api_key")
+
+
+def test_a_key_is_told_what_it_stands_for(origin: Origin) -> None:
+    told = origin.request("GET", "/v1/key", token=administrator(origin.site)).json
+    assert (told["tenant"], told["groups"], told["admin"], told["expires"]) == ("local", ["public"], True, None)
+    assert origin.request("GET", "/v1/key").json["admin"] is False
+
+
+# ---- documents
+
+
+def test_a_document_comes_with_its_chunks(origin: Origin) -> None:
+    whole = origin.request("POST", "/v1/documents", {"document": "pump.md"}).json
+    assert (whole["title"], whole["start"], whole["end"]) == ("Feed pump", 0, whole["characters"])
+    (cited,) = origin.request("POST", "/v1/retrieve", {"query": PRIMED, "top_k": 1}).json["data"]
+    assert whole["text"][cited["start"] : cited["end"]] == cited["text"]
+    assert cited["chunk"] in [one["chunk"] for one in whole["chunks"]]
+    part = origin.request("POST", "/v1/documents", {"document": "pump.md", "start": 3, "end": 9}).json
+    assert (part["text"], part["start"], part["end"]) == (whole["text"][3:9], 3, 9)
+
+
+def test_a_document_of_other_groups_is_not_there(origin: Origin) -> None:
+    hidden = origin.request("POST", "/v1/documents", {"document": "vault.md"})
+    missing = origin.request("POST", "/v1/documents", {"document": "nothing.md"})
+    assert refusal(hidden) == refusal(missing) == (404, "not_found")
+    assert hidden.json["error"]["message"].replace("vault", "nothing") == missing.json["error"]["message"]
+    manager = origin.site.key(("managers",))
+    assert "4711" in origin.request("POST", "/v1/documents", {"document": "vault.md"}, manager).json["text"]
+
+
+def test_an_administrator_lists_what_its_groups_may_read(origin: Origin) -> None:
+    listed = post(origin, "/admin/documents", {"limit": 2}).json
+    assert (listed["total"], [one["document"] for one in listed["data"]]) == (4, ["boiler.html", "crew/rota.txt"])
+    assert [one["document"] for one in post(origin, "/admin/documents", {"search": "VALVE"}).json["data"]] == ["valve.md"]
+    assert post(origin, "/admin/documents", {}, ("managers", "public")).json["total"] == 5
+
+
+def test_a_file_that_could_not_be_read_is_named_with_its_reason(origin: Origin) -> None:
+    (failure,) = post(origin, "/admin/documents", {}).json["failures"]
+    assert failure["path"] == "vault.pdf"
+    assert failure["reason"]
+
+
+# ---- feedback
+
+
+def thumb(origin: Origin, chunk: str, **fields: object) -> Reply:
+    body = {"model": "production", "thumb": "up", "question": PRIMED, "chunks": [chunk], **fields}
+    return origin.request("POST", "/v1/feedback", body)
+
+
+def test_thumbs_become_labels_where_one_consents(origin: Origin, tmp_path: Path) -> None:
+    chunk = origin.request("POST", "/v1/retrieve", {"query": PRIMED, "top_k": 1}).json["data"][0]["chunk"]
+    assert thumb(origin, chunk, consent=True).json == {"kept": True, "consent": True}
+    assert thumb(origin, chunk, thumb="down", question="Is my salary secret?").status == 201
+    store = origin.site.store
+    kept = b"".join(store.get(stat.key) for stat in store.list("feedback/"))
+    assert b"salary" not in kept
+    (tmp_path / "feedback.jsonl").write_bytes(kept)
+    read = labels.read([tmp_path / "feedback.jsonl"])
+    assert (read.withheld, [label.question for label in read.labels]) == (1, [PRIMED])
+    assert [(target.name, target.groups) for target in read.labels[0].targets] == [(chunk, ("public",))]
+
+
+def test_a_thumb_on_what_one_may_not_read_is_refused_like_one_on_nothing(origin: Origin) -> None:
+    manager = origin.site.key(("managers",))
+    hidden = origin.request("POST", "/v1/retrieve", {"query": "vault code", "top_k": 1}, manager).json["data"][0]["chunk"]
+    assert refusal(thumb(origin, hidden)) == refusal(thumb(origin, "0" * 20)) == (404, "not_found")
+    assert refusal(thumb(origin, hidden, thumb="sideways")) == (404, "not_found")
+    assert refusal(thumb(origin, "x", chunks=[])) == (400, "invalid_request")
+
+
+# ---- releases
+
+
+def test_a_candidate_has_the_tested_settings_and_is_in_force_nowhere(origin: Origin) -> None:
+    id = post(origin, "/admin/releases", {"release": "production", "top_k": 2, "similarity_threshold": 0.4}).json["release"]
+    made, parent = release.load(origin.site.store, id), release.load(origin.site.store, origin.release)
+    assert release.diff(parent, made) == [("retrieval", parent.retrieval, {**parent.retrieval, "top_k": 2, "similarity_threshold": 0.4})]
+    assert origin.release != id
+    found = origin.request("POST", "/v1/retrieve", {"query": PRIMED, "model": id}).json
+    assert (found["threshold"], len(found["data"])) == (0.4, 2)
+    differences = post(origin, "/admin/diff", {"one": "production", "other": id}).json["data"]
+    assert [one["part"] for one in differences] == ["retrieval"]
+
+
+def test_promotion_and_rollback_are_refused_once_another_record_is_in_force(origin: Origin) -> None:
+    before = origin.release
+    id = post(origin, "/admin/releases", {"release": before, "top_k": 3}).json["release"]
+    listed = origin.request("GET", "/admin/releases", token=administrator(origin.site)).json
+    number = listed["channels"]["production"][-1]["number"]
+    made = post(origin, "/admin/promote", {"channel": "production", "release": id, "after": number})
+    assert (made.status, made.json["number"]) == (201, number + 1)
+    until(lambda: origin.release == id)
+    assert refusal(post(origin, "/admin/promote", {"channel": "production", "release": before, "after": number})) == (409, "conflict")
+    assert refusal(post(origin, "/admin/rollback", {"channel": "production", "after": number})) == (409, "conflict")
+    assert post(origin, "/admin/rollback", {"channel": "production", "after": number + 1}).json["release"] == before
+    until(lambda: origin.release == before)
+
+
+def test_a_release_that_is_not_there_is_said(origin: Origin) -> None:
+    reply = post(origin, "/admin/promote", {"channel": "production", "release": "r-000000000000", "after": 1})
+    assert refusal(reply) == (404, "release_not_found")
+    assert refusal(post(origin, "/admin/promote", {"channel": "production", "release": "r-000000000000"})) == (400, "invalid_request")
+
+
+# ---- models and serving
+
+
+def test_models_name_their_releases(origin: Origin) -> None:
+    told = origin.request("GET", "/admin/models", token=administrator(origin.site)).json
+    (model,) = told["models"]
+    assert (model["model"], model["name"]) == (told["in_force"], "minilm")
+    assert origin.release in model["releases"]
+    assert told["verdicts"] == []
+
+
+def test_counts_come_once_or_as_events(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PERIOD", 0.01)
+    token = administrator(origin.site)
+    once = origin.request("GET", "/admin/serving", token=token).json
+    events = [json.loads(event) for event in origin.request("GET", "/admin/live", token=token).events]
+    assert once["release"] == events[-1]["release"] == origin.release
+    served = [sum(count for _, count in event["samples"]["ragstone_requests_total"]) for event in (once, events[-1])]
+    assert served[1] > served[0]

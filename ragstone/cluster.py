@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,17 +86,29 @@ class Cluster:
         return self._send("GET", path, b"", "application/json", 1)
 
     def load(self, index: str, lines: Iterable[bytes], body: int = BODY) -> None:
-        """Send bulk lines, one body after the other, and again what the engine was too busy for: it sets the pace."""
-        for batch in _batches(lines, body):
-            left = self._push(index, batch)
-            for turn in range(1, self._patience.loads):
-                if not left:
-                    break
-                time.sleep(min(self._patience.longest, self._patience.backoff * 2 ** (turn - 1)))
-                left = self._push(index, left)
-            if left:
-                busy = f"{self._kind} at {self.url} refused {len(left)} chunks {self._patience.loads} times: too busy"
-                raise IndexingError(busy, "ragstone build")
+        """Send bulk lines, one body after the other, and again what the engine was too busy for: it sets the pace.
+
+        The next body is made while one is on its way, and not sent before it is there: equal corpora are written in the same order.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            sent: Future[None] | None = None
+            for batch in _batches(lines, body):
+                if sent:
+                    sent.result()
+                sent = pool.submit(self._insist, index, batch)
+            if sent:
+                sent.result()
+
+    def _insist(self, index: str, batch: Sequence[bytes]) -> None:
+        left = self._push(index, batch)
+        for turn in range(1, self._patience.loads):
+            if not left:
+                return
+            time.sleep(min(self._patience.longest, self._patience.backoff * 2 ** (turn - 1)))
+            left = self._push(index, left)
+        if left:
+            busy = f"{self._kind} at {self.url} refused {len(left)} chunks {self._patience.loads} times: too busy"
+            raise IndexingError(busy, "ragstone build")
 
     def _push(self, index: str, batch: Sequence[bytes]) -> list[bytes]:
         """What of the batch the engine was too busy to take."""

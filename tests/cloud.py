@@ -290,6 +290,10 @@ class Cloud:
                 raise Refused(404, "NoSuchBucket", "The specified bucket does not exist.")
             if "list-type" in query:
                 return 200, {}, self._listed(bucket, query)
+            if method == "GET" and "uploads" in query:
+                return 200, {}, self._uploads(bucket, query["prefix"])
+            if method == "GET" and "uploadId" in query:
+                return 200, {}, _listed_parts(self.parts[query["uploadId"]])
             if "versioning" in query:
                 status = self.versioning and f"<Status>{self.versioning}</Status>"
                 return 200, {}, f"<VersioningConfiguration>{status}</VersioningConfiguration>".encode()
@@ -310,6 +314,15 @@ class Cloud:
         found = "".join(_content(key, paths[key].stat()) for key in page)
         truncated = f"<IsTruncated>{str(bool(more)).lower()}</IsTruncated>"
         return f"<ListBucketResult><EncodingType>url</EncodingType>{truncated}{more}{found}</ListBucketResult>".encode()
+
+    def _uploads(self, bucket: Path, prefix: str) -> bytes:
+        """ListMultipartUploads: those that are not complete, by their keys."""
+        keys = [Path(id).relative_to(bucket).as_posix() for id in self.parts]
+        begun = "<Initiated>2026-11-25T20:00:00.000Z</Initiated>"
+        found = "".join(
+            f"<Upload><Key>{quote(key)}</Key><UploadId>{bucket / key}</UploadId>{begun}</Upload>" for key in keys if key.startswith(prefix)
+        )
+        return f"<ListMultipartUploadsResult><EncodingType>url</EncodingType>{found}</ListMultipartUploadsResult>".encode()
 
     def _delete(self, path: Path, query: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
         if "uploadId" in query:
@@ -405,6 +418,15 @@ def keys(monkeypatch: pytest.MonkeyPatch, key: str | None = KEY, secret: str | N
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
+
+
+def _listed_parts(parts: Mapping[int, bytes]) -> bytes:
+    """ListParts."""
+    found = "".join(
+        f'<Part><PartNumber>{number}</PartNumber><ETag>"{hashlib.md5(body).hexdigest().upper()}"</ETag><Size>{len(body)}</Size></Part>'
+        for number, body in sorted(parts.items())
+    )
+    return f"<ListPartsResult><IsTruncated>false</IsTruncated>{found}</ListPartsResult>".encode()
 
 
 def _content(key: str, status: os.stat_result) -> str:

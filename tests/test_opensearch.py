@@ -186,6 +186,14 @@ def test_only_what_a_busy_engine_refused_is_sent_again() -> None:
     assert one.bodies == [b"a\nb\nc\n", b"b\n", b"b\n"]
 
 
+def test_bodies_are_sent_in_order_and_one_that_fails_ends_the_load() -> None:
+    refused = {"items": [{"create": {"_id": "b", "status": 400, "error": {"reason": "failed to parse"}}}]}
+    with node.running({"POST /i/_bulk": [(200, items(201)), (200, refused)]}) as one:
+        with pytest.raises(IndexingError, match="refused chunk 'b'"):
+            cluster(one).load("i", [b"a\n", b"b\n", b"c\n", b"d\n"], body=1)
+        assert one.bodies == [b"a\n", b"b\n"]
+
+
 def test_an_engine_that_stays_busy_ends_the_load_with_a_count() -> None:
     answers = [(200, items(201, 429)), (200, items(429))]
     with node.running({"POST /i/_bulk": answers}) as one, pytest.raises(IndexingError, match="refused 1 chunks 3 times"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from ragstone.store import Stat, connect, fetch, publish
 from tests import cloud as clouds
 from tests import proxy
 from tests.cloud import Cloud
-from tests.proxy import LOST, Proxy
+from tests.proxy import BUSY, LOST, Proxy
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,17 @@ def test_a_listing_of_many_pages_is_whole_and_sorted(cloud: Cloud) -> None:
     assert sum("list-type" in call for call in cloud.calls) == 1 + 3
 
 
+def test_only_the_pages_that_are_read_are_asked_for(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragstone.store.oss.PAGE", 2)
+    store = connect(cloud.store())
+    for number in range(9):
+        store.put(f"a/{number}", b"1")
+    before = len(cloud.calls)
+    assert [stat.key for stat in itertools.islice(store.list("a/"), 3)] == ["a/0", "a/1", "a/2"]
+    assert len(cloud.calls) - before == 2
+    assert len(list(store.list("a/"))) == 9
+
+
 def test_a_large_file_goes_up_in_parts(cloud: Cloud, tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(os.urandom(2 * bucket.CHUNK + 1))
@@ -90,6 +102,26 @@ def test_a_large_file_goes_up_in_parts(cloud: Cloud, tmp_path: Path) -> None:
     with store.open("large") as stream:
         stream.seek(-5, os.SEEK_END)
         assert stream.read() == path.read_bytes()[-5:]
+
+
+def test_an_upload_that_died_goes_on_with_the_parts_that_are_there_if_they_are_the_files(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(5 * bucket.CHUNK + 1))
+    monkeypatch.setattr(bucket, "PATIENCE", 0.1)
+    monkeypatch.setattr("ragstone.store.oss.TRIES", 2)
+    with proxy.before(cloud.endpoint, lambda number, call: BUSY if "partNumber=5" in call else "") as between, pytest.raises(StoreError):
+        connect(through(between, cloud.store())).put("large", path)
+    (held,) = cloud.parts.values()
+    assert set(held) == {1, 2, 3, 4, 6}
+    held[2] = b"of another file"
+    before = len(cloud.calls)
+    connect(cloud.store()).put("large", path)
+    sent = sorted(re.findall(r"partNumber=(\d)", " ".join(cloud.calls[before:])))
+    assert sent == ["2", "5"]
+    assert connect(cloud.store()).get("large") == path.read_bytes()
+    assert not cloud.parts
 
 
 def test_an_upload_whose_last_answer_was_lost_is_there(cloud: Cloud, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -87,6 +88,18 @@ def test_a_listing_of_many_pages_is_whole_and_sorted(s3: Gateway) -> None:
     for name in names:
         (folder / name).write_bytes(b"1")
     assert list(connect(url).list("raw/blobs/")) == [Stat(f"raw/blobs/{name}", 1) for name in names]
+
+
+def test_only_the_pages_that_are_read_are_asked_for(s3: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragstone.store.s3.PAGE", 2)
+    with proxy.before(s3.endpoint) as between:
+        store = connect(through(between, s3.url()))
+        for number in range(9):
+            store.put(f"a/{number}", b"1")
+        before = len(between.calls)
+        assert [stat.key for stat in itertools.islice(store.list("a/"), 3)] == ["a/0", "a/1", "a/2"]
+        assert len(between.calls) - before == 2
+        assert len(list(store.list("a/"))) == 9
 
 
 def test_a_large_file_goes_up_in_parts(s3: Gateway, tmp_path: Path) -> None:

@@ -77,19 +77,13 @@ class FileStore:
         return Stat(key, path.stat().st_size) if path.is_file() else None
 
     def list(self, prefix: str) -> Iterator[Stat]:
-        """Keys in the order of their bytes, as object stores list them."""
+        """Keys in the order of their bytes, as object stores list them; the names of one folder are held at a time."""
         above = prefix.rpartition("/")[0]
         start = self._path(above) if above else self.root
-        found = [
-            (Path(folder, name).relative_to(self.root).as_posix(), Path(folder, name))
-            for folder, _, names in os.walk(start)
-            for name in names
-            if not name.startswith(TEMPORARY)
-        ]
-        for key, path in sorted(found):
+        for key in _keys(start, f"{above}/" if above else ""):
             if key.startswith(prefix):
                 with suppress(FileNotFoundError):  # deleted since
-                    status = path.stat()
+                    status = (self.root / key).stat()
                     yield Stat(key, status.st_size, status.st_mtime)
 
     def delete(self, key: str) -> None:
@@ -130,6 +124,17 @@ class FileStore:
         for entry in os.scandir(folder):
             if entry.name.startswith(TEMPORARY) and entry.is_file():
                 _remove_unclaimed(Path(entry.path))
+
+
+def _keys(folder: Path, above: str) -> Iterator[str]:
+    """The keys below a folder, which itself is `above`; a folder's name sorts with its slash, as the keys in it do."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        names = sorted(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries)
+        for name in names:
+            if name.endswith("/"):
+                yield from _keys(folder / name, f"{above}{name}")
+            elif not name.startswith(TEMPORARY):
+                yield f"{above}{name}"
 
 
 def _claimed(folder: Path) -> tuple[BinaryIO, Path]:

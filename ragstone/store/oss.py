@@ -6,8 +6,10 @@ contract, not against a live account.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,8 @@ TIMEOUT = 60
 TRIES = 60
 """Of one part of a large file; with the pauses, about as long as any other call is tried."""
 FAILURES = (BaseError, CredentialException, UnretryableException, RequestException)
+LOST = ("NoSuchUpload", "InvalidPart")
+"""Codes of an upload that another run, or an earlier try, has ended or changed."""
 PASSING = (RequestError, ResponseError, InconsistentError, OSError)
 HINTS = {
     "NoSuchBucket": "create the bucket, or correct project.store",
@@ -76,14 +80,57 @@ class OssStore(Bucket):
 
     def _upload(self, asked: oss.PutObjectRequest, key: str, path: Path) -> None:
         """Send a file, in parts when it is large."""
+        size = part_size(path.stat().st_size)
         try:
-            self._parts.uploader(part_size=part_size(path.stat().st_size), parallel_num=CONCURRENT).upload_file(asked, str(path))
+            if path.stat().st_size < size:
+                self._parts.uploader(part_size=size).upload_file(asked, str(path))
+            else:
+                self._send(key, path, size)
         except BaseError as error:
-            if getattr(alibaba.root(error), "code", "") != "NoSuchUpload":
+            if getattr(alibaba.root(error), "code", "") not in LOST:
                 raise
             there = self._head(key)  # the answer to the last call was lost, and the second found the upload complete, unless it was aborted
             if there is None or int(there.hash_crc64 or 0) != alibaba.crc(path):
                 raise Unsure(f"{self.url}: the upload of {key} was aborted", "give the same command again") from error
+
+    def _send(self, key: str, path: Path, size: int) -> None:
+        """Send the parts of a file that no earlier run has sent, one that was killed or failed, and put all together."""
+        place = {"bucket": self.place.bucket, "key": self.place.key(key)}
+        place["upload_id"] = (
+            self._under_way(place["key"]) or self._parts.initiate_multipart_upload(oss.InitiateMultipartUploadRequest(**place)).upload_id
+        )
+        held = {(int(part.part_number), _bare(part.etag)) for part in self._held(place)}
+        numbers = range(1, -(-path.stat().st_size // size) + 1)
+        with ThreadPoolExecutor(CONCURRENT) as pool:
+            parts = list(pool.map(lambda number: self._part(place, number, _piece(path, number, size), held), numbers))
+        whole = oss.CompleteMultipartUpload(parts=parts)
+        done = self._parts.complete_multipart_upload(oss.CompleteMultipartUploadRequest(**place, complete_multipart_upload=whole))
+        if int(done.hash_crc64 or 0) != alibaba.crc(path):
+            raise Unsure(f"{self.url}: {key} arrived damaged", "give the same command again")
+
+    def _under_way(self, name: str) -> str:
+        """The newest upload of this key that is not complete, or nothing; also where the user may not look."""
+        try:
+            found = self._parts.list_multipart_uploads(oss.ListMultipartUploadsRequest(bucket=self.place.bucket, prefix=name)).uploads
+        except BaseError as error:
+            if not alibaba.refused(error):
+                raise
+            return ""
+        own = [upload for upload in found or [] if upload.key == name]
+        return str(max(own, key=lambda upload: upload.initiated).upload_id) if own else ""
+
+    def _held(self, place: Mapping[str, str]) -> Iterator[oss.models.Part]:
+        """The parts that the service has."""
+        for page in self._parts.list_parts_paginator().iter_page(oss.ListPartsRequest(**place)):
+            yield from page.parts or []
+
+    def _part(self, place: Mapping[str, str], number: int, data: bytes, held: Collection[tuple[int, str]]) -> oss.models.UploadPart:
+        """A part that is there, by its MD5, or is sent now."""
+        digest = hashlib.md5(data, usedforsecurity=False).hexdigest().upper()
+        if (number, digest) in held:
+            return oss.models.UploadPart(part_number=number, etag=f'"{digest}"')
+        sent = self._parts.upload_part(oss.UploadPartRequest(**place, part_number=number, body=data))
+        return oss.models.UploadPart(part_number=number, etag=sent.etag)
 
     def _create(self, key: str, data: bytes, writer: str) -> None:
         self._check()
@@ -195,6 +242,17 @@ def _told(what: str, error: Exception) -> StoreError:
     if any(isinstance(cause, PASSING) for cause in alibaba.causes(error)):
         return Unsure(f"{what}: {type(first).__name__}: {first}", "is the endpoint in project.store right, and does it run?")
     return StoreError(f"{what}: {first}")
+
+
+def _piece(path: Path, number: int, size: int) -> bytes:
+    """The bytes of a part, counted from 1."""
+    with path.open("rb") as file:
+        file.seek((number - 1) * size)
+        return file.read(size)
+
+
+def _bare(etag: str | None) -> str:
+    return (etag or "").strip('"').upper()
 
 
 def _written(one: oss.ObjectProperties) -> float:

@@ -213,3 +213,10 @@ def test_a_listing_says_when_an_object_was_written(store: Store) -> None:
     store.put("a", b"1")
     (stat,) = store.list("")
     assert began - 60 < stat.at < time.time() + 60
+
+
+def test_keys_sort_by_their_bytes_whatever_folders_they_are_in(store: Store) -> None:
+    keys = ["a-b", "a/b/c", "a.b", "a0", "b/é", "b/z"]
+    for key in keys:
+        store.put(key, b"1")
+    assert [stat.key for stat in store.list("")] == sorted(keys, key=str.encode)

@@ -205,9 +205,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site(tmp_path_factory.mktemp("project"), speaker.url)
 
 
+def entry(role: str) -> list[str]:
+    """What the image of a role runs."""
+    words: list[str] = json.loads(said(role, "ENTRYPOINT")) + json.loads(said(role, "CMD"))
+    return words
+
+
 def command(role: str, fresh: Path) -> list[str]:
     """The entry command of a role, by the programs of the environment."""
-    program, *rest = [*json.loads(said(role, "ENTRYPOINT")), *json.loads(said(role, "CMD"))]
+    program, *rest = entry(role)
     return [str(fresh / "bin" / program), *rest]
 
 
@@ -255,7 +261,7 @@ def test_the_trainer_ends_with_its_verdict(fresh: Path, built: Site) -> None:
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ragstone[ray]'")
 def test_the_workers_command_is_one_that_ray_has() -> None:
-    program, *rest = [*json.loads(said("worker", "ENTRYPOINT")), *json.loads(said("worker", "CMD"))]
+    program, *rest = entry("worker")
     assert program == "ray"
     health = json.loads(said("worker", "HEALTHCHECK").partition("CMD ")[2])
     script = "import json; from ray.scripts.scripts import cli\n"

@@ -310,6 +310,7 @@ def fix(app: str, count: int) -> None:
 
 
 def end(app: str) -> None:
+    """End the application; one that is gone is no error."""
     from ray import serve
 
     serve.delete(app)

@@ -288,3 +288,23 @@ def retrieve(
         print(f"{number:>2}  P(relevant) {hit.score:.3f}  fused {hit.fused:.3f}  dense {hit.dense:.3f}  keyword {hit.keyword:.2f}")
         print(f"    {hit.chunk.document} {hit.chunk.start}-{hit.chunk.end}")
         print(f"    {' '.join(hit.chunk.text.split())[:160]}\n")
+
+
+@app.command("eval")
+def evaluate(
+    questions: Annotated[Path, typer.Option(help="A JSONL file: question, and what answers it (document or passage), if that is known.")],
+    release: Annotated[list[str] | None, typer.Option(help="A channel or release id; twice to compare two; default: the channel.")] = None,
+    answers: Annotated[bool, typer.Option(help="Generate and judge answers too; without them it takes seconds.")] = True,
+    groups: Groups = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures and every question's marks as JSON.")] = False,
+) -> None:
+    """Examine a release on questions of your own, or compare two: what is found, what is answered, and how well that is grounded."""
+    from ragstone import project
+    from ragstone.corpus import questions as asked
+
+    settings, store = opened()
+    posed = asked.read(questions, members(groups))
+    report = project.examine(settings, store, posed, release or [], Terminal(), answers=answers)
+    print(json.dumps(report.json(), indent=1, ensure_ascii=False) if as_json else report)
+    for one in report.unusable:
+        print(f"not judged by passages: {one.where} {one.reason}", file=sys.stderr)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,19 +17,24 @@ from ragstone import release as releases
 from ragstone import store as stores
 from ragstone.config import AUTO, CLIENT, Settings, override
 from ragstone.corpus import PUBLIC, Chunk
-from ragstone.errors import Conflict, CorpusError, IndexingError, TrainError
+from ragstone.errors import Conflict, CorpusError, ExamError, IndexingError, TrainError
 from ragstone.release import Record, Release, canonical
 from ragstone.show import Show, Silence, paced
 from ragstone.store import Store
 
 if TYPE_CHECKING:
+    from ragstone.access import Principal
     from ragstone.corpus.labelled import Material
     from ragstone.corpus.labels import Labels, Unusable
+    from ragstone.corpus.questions import Posed
     from ragstone.corpus.stage import Listing
     from ragstone.embedder import Embedder
     from ragstone.evaluate import Verdict
-    from ragstone.rag import Answer
+    from ragstone.exam import Paper, Report
+    from ragstone.kept import Kept
+    from ragstone.rag import Answer, Options
     from ragstone.retrieve import Calibration, Hit, Retriever
+    from ragstone.serve import Message
     from ragstone.train import Recipe
 
 
@@ -263,32 +268,55 @@ def retrieve(
 
 def ask(settings: Settings, store: Store, question: str, groups: tuple[str, ...], name: str | None = None) -> Iterator[str]:
     """A release's answer to a question, sentence by sentence as each is found to be grounded, then its sources."""
-    import asyncio
-
-    from ragstone import serve
+    from ragstone import answering
     from ragstone.access import Principal
-    from ragstone.rag import Options, local
-    from ragstone.serve import Message, Sampling
+    from ragstone.serve import Message
 
     release = releases.load(store, releases.resolve(store, name or settings.project.channel))
-    generators = {service: serve.connect(serve.deployed(store, service, settings)) for service in release.generator}
-    rag = local.connect(release, open_retriever(settings, store, release), generators, settings.serve.context // settings.serve.slots)
-    options = Options(sampling=Sampling(max_tokens=settings.serve.max_tokens, temperature=settings.serve.temperature))
-    grounds = rag.prepare([Message("user", question)], Principal("local", "local", groups, 0, 0, 0), options)
+    with answering.opened(settings, store, release, open_retriever(settings, store, release)) as (rag, parts):
+        options = answering.options(settings)
+        grounds = rag.prepare([Message("user", question)], Principal("local", "local", groups, 0, 0, 0), options)
+        for part in parts(grounds, options):
+            yield part if isinstance(part, str) else _sources(part)
 
-    async def step(parts: AsyncIterator[str | Answer]) -> str | Answer | None:
-        return await anext(parts, None)
 
-    with asyncio.Runner() as runner:
-        try:
-            for generator in generators.values() if grounds.evidence else ():
-                runner.run(generator.start())
-            parts = rag.answer(grounds, options)
-            while (part := runner.run(step(parts))) is not None:
-                yield part if isinstance(part, str) else _sources(part)
-        finally:
-            for generator in generators.values():
-                runner.run(generator.close())
+def examine(
+    settings: Settings, store: Store, questions: Sequence[Posed], names: Sequence[str], show: Show, *, answers: bool = True
+) -> Report:
+    """How one release or two (channels or ids; none: the project's channel) do on the questions; without `answers`, by retrieval alone.
+
+    Answers are kept until the exam is over: after a kill the same call goes on. Raises `ExamError`, `ReleaseError`, `GeneratorError`.
+    """
+    from ragstone import exam
+    from ragstone.kept import Kept
+
+    ids = [releases.resolve(store, name) for name in names or [settings.project.channel]]
+    if len(ids) > 2 or len(set(ids)) < len(ids):
+        raise ExamError(f"{', '.join(names)} are not two releases to compare", "ragstone release list")
+    file = settings.work_folder / f"exam-{_digest(ids)[:16]}.jsonl"
+    kept = Kept(file) if answers else None
+    report = exam.report(questions, [_sit(settings, store, id, questions, kept, show) for id in ids])
+    file.unlink(missing_ok=True)
+    return report
+
+
+def _sit(settings: Settings, store: Store, id: str, questions: Sequence[Posed], kept: Kept | None, show: Show) -> Paper:
+    """One release's exam."""
+    from ragstone import answering, exam
+    from ragstone.corpus import snapshot as snapshots
+
+    release = releases.load(store, id)
+    retriever = open_retriever(settings, store, release)
+    with answering.opened(settings, store, release, retriever) as (rag, parts), show.bar("search", len(questions)) as searching:
+
+        def ask(messages: Sequence[Message], principal: Principal, options: Options) -> Answer:
+            *_, answer = parts(rag.prepare(messages, principal, options), options)
+            assert not isinstance(answer, str)  # what `Rag.answer` gives last
+            return answer
+
+        candidate = exam.Candidate(id, snapshots.load(store, release.snapshot).chunks, retriever, rag, ask)
+        with show.bar("answer", len(questions)) as spoken:
+            return exam.sit(candidate, questions, answering.options(settings), kept, searching, spoken)
 
 
 def open_retriever(settings: Settings, store: Store, release: Release) -> Retriever:

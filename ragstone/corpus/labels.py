@@ -118,14 +118,14 @@ class _Gathered:
             self.withheld += 1
             return
         try:
-            question, said = _question(row), list(_said(row))
+            question, votes = question_of(row), list(said(row))
         except ValueError as error:
             self.refuse(where, str(error))
             return
         key = " ".join(question.lower().split()), held_out
         self.questions.setdefault(key, question)
-        self.undecided += not said
-        for target, vote in said:
+        self.undecided += not votes
+        for target, vote in votes:
             self.votes[key].setdefault(replace(target, where=where), []).append(vote)
 
     def refuse(self, where: str, reason: str) -> None:
@@ -157,7 +157,7 @@ def _agreed(votes: Sequence[float]) -> float | None:
 
 def _records(path: Path, gathered: _Gathered) -> Iterator[tuple[str, Row, bool]]:
     """The rows of a file of pairs or of a log, under lower-case names."""
-    rows = [(f"{path.name}:{line}", _plain(row)) for line, row in _rows(path, gathered)]
+    rows = [(f"{path.name}:{line}", plain(row)) for line, row in _rows(path, gathered)]
     if rows and not any(name in row for _, row in rows for name in QUESTION):
         seen = ", ".join(sorted({name for _, row in rows[:100] for name in row}))
         raise TrainError(f"{path} has no column for the question; it has {seen}", f"name one of them {' or '.join(QUESTION[:3])}")
@@ -247,20 +247,21 @@ def _named(path: Path, wanted: set[str], gathered: _Gathered) -> dict[str, Row]:
     return {str(row["_id"]): row for _, row in rows if str(row.get("_id")) in wanted}
 
 
-def _plain(row: Row) -> dict[str, object]:
+def plain(row: Row) -> dict[str, object]:
     """The row under lower-case names, without what it leaves empty."""
     named = {re.sub(r"[\s-]+", "_", name.strip().lower()): value for name, value in row.items()}
     return {name: value for name, value in named.items() if name == "consent" or value not in (None, "", [])}
 
 
-def _question(row: Row) -> str:
+def question_of(row: Row) -> str:
+    """The record's question on one line. Raises `ValueError` when it has none."""
     found = _first(row, QUESTION)
     if not isinstance(found, str) or not re.search(r"\w", found):
         raise ValueError("has no question")
     return " ".join(found.split())
 
 
-def _said(row: Row) -> Iterator[tuple[Target, float]]:
+def said(row: Row) -> Iterator[tuple[Target, float]]:
     """The record's passages with a vote on each; none when it says neither yes nor no. Raises `ValueError` when it has no passage."""
     vote, groups = _vote(row), _groups(row.get("groups"))
     answers = _answers(row)

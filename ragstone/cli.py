@@ -131,6 +131,7 @@ def train(
     epochs: Epochs = None,
     promote: Annotated[bool, typer.Option(help="Put a model that passes the gate in force.")] = True,
     pairs: Pairs = None,
+    feedback: Annotated[bool | None, typer.Option(help="Learn from what people said of answers, where they agreed to that.")] = None,
     strict: Strict = False,
     to: Annotated[str | None, typer.Option(help="Train the weights there, labels or not: local, ray, pai, or a URL.")] = None,
     job_name: Annotated[str | None, typer.Option(help="pai: what the job is called.")] = None,
@@ -148,6 +149,7 @@ def train(
     options = {"job_name": job_name, "oss_path": oss_path, "framework": framework, "instance_type": instance_type}
     url = training.address(settings.train.url, to, **options)
     settings = config.override(settings, "train", url=url, minutes=minutes, epochs=epochs, pairs=tuple(pairs) if pairs else None)
+    settings = config.override(settings, "train", feedback=feedback)
     if explain:
         print("\n".join([training.explain(url, settings.train.minutes), *lessons.explain(settings)]))
         return

@@ -210,7 +210,7 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
 
     tracking.check(settings.train.log)
     digest = snapshot(settings, store, Silence())
-    labels = _labels(settings, show)
+    labels = _labels(settings, store, show)
     recipe = lessons.chosen(settings, labels.digest if labels.labels else "", show)
     demands = [settings.train.margin, settings.train.guard, settings.train.fusion]
     key = f"verdicts/{_digest([digest, _base(settings), asdict(recipe), asdict(settings.retrieve), *demands])}.json"
@@ -402,12 +402,13 @@ def _base(settings: Settings) -> tuple[str, str, str]:
     return settings.train.base, settings.train.query_prefix, settings.train.document_prefix
 
 
-def _labels(settings: Settings, show: Show) -> Labels:
-    """The labels that the settings name; none when they name none."""
-    from ragstone.corpus import labels
+def _labels(settings: Settings, store: Store, show: Show) -> Labels:
+    """The labels that the settings name, the store's feedback among them; none when they name none."""
+    from ragstone.corpus import feedback, labels
 
-    found = labels.read([settings.folder / path for path in settings.train.pairs])
-    if settings.train.pairs:
+    said = feedback.rows(store) if settings.train.feedback else ()
+    found = labels.read([settings.folder / path for path in settings.train.pairs], said)
+    if settings.train.pairs or settings.train.feedback:
         show.say(f"labels    {found}")
         _report(settings, found.unusable, show)
     return found

@@ -14,7 +14,7 @@ DEMO ?= demo
 DOCS ?=
 ASK ?=
 
-.PHONY: demo test check bench engines worker clean
+.PHONY: demo test check bench docs engines worker clean
 
 demo: .venv/.ready
 	@$(RUN) examples/demo.py --folder "$(DEMO)" --docs "$(DOCS)" --ask "$(ASK)"
@@ -38,6 +38,10 @@ engines: .venv/.ready
 worker: .venv/.ready
 	@$(RUN) -c "from ragstone import npm; from ragstone.edge.cloudflare import SOURCE; print(npm.packages(SOURCE / 'package.json'))"
 
+# The docs site, from docs/ and docstrings.
+docs: .venv/.ready
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 bench: .venv/.ready
 	$(RUN) -m benchmarks
 
@@ -59,4 +63,4 @@ $(DEPS)/.ready:
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache demo
+	rm -rf .venv build site *.egg-info .mypy_cache .ruff_cache .pytest_cache demo

@@ -12,6 +12,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = {"README.md": "home.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+EXAMPLE = re.compile(r"^>>> (?:.+\n?)+", re.M)
 LISTS = {"docs/decisions": "decisions.md"}
 
 
@@ -61,4 +62,4 @@ class Examples(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called for every object that has been read."""
         if obj.docstring:
-            obj.docstring.value = re.sub(r"(?:^>>> (?:.+\n?)+)", lambda run: f"```pycon\n{run[0].rstrip()}\n```\n", obj.docstring.value, flags=re.M)
+            obj.docstring.value = EXAMPLE.sub(lambda run: f"```pycon\n{run[0].rstrip()}\n```\n", obj.docstring.value)

@@ -27,6 +27,7 @@ from ragstone.rag.local import INTRODUCTIONS
 from ragstone.retrieve import Retriever
 from ragstone.sentences import Unit, sentences
 from ragstone.serve import Message
+from ragstone.show import Show
 
 DEPTH = 10
 """Hits that recall and nDCG look at, as the gate's do."""
@@ -140,29 +141,26 @@ class Report:
         return tuple(one for where, one in named[0].items() if all(where in paper for paper in named))
 
 
-def sit(
-    candidate: Candidate,
-    questions: Sequence[Posed],
-    options: Options,
-    kept: Kept | None,
-    searching: Callable[[int], None] = lambda done: None,
-    answering: Callable[[int], None] = lambda done: None,
-) -> Paper:
-    """The release's marks. Answers are kept in `kept` as they come, so that a killed exam goes on; without it none is generated.
-
-    `searching` and `answering` are told how many questions are done.
-    """
+def sit(candidate: Candidate, questions: Sequence[Posed], options: Options, kept: Kept | None, show: Show) -> Paper:
+    """The release's marks. Answers are kept in `kept` as they come, so that a killed exam goes on; without it none is generated."""
     known, unusable = _known(questions, candidate.chunks)
     marks = []
-    for done, one in enumerate(questions, 1):
-        marks.append(_found(candidate, one, known.get(one), options))
-        searching(done)
+    with show.bar("search", len(questions)) as advance:
+        for done, one in enumerate(questions, 1):
+            marks.append(_found(candidate, one, known.get(one), options))
+            advance(done)
     if kept is not None:
-        asked = {_key(candidate.id, one, options): one for one, mark in zip(questions, marks, strict=True) if mark.basis is None}
-        said = kept.answers(asked, lambda missing: (_said(candidate, one, options) for one in missing), answering)
-        keys = [_key(candidate.id, one, options) for one in questions]
-        marks = [_marked(mark, said.get(key), known.get(one)) for mark, key, one in zip(marks, keys, questions, strict=True)]
+        said = _answers(candidate, [one for one, mark in zip(questions, marks, strict=True) if mark.basis is None], options, kept, show)
+        marks = [_marked(mark, said.get(one), known.get(one)) for mark, one in zip(marks, questions, strict=True)]
     return Paper(candidate.id, tuple(marks), unusable)
+
+
+def _answers(candidate: Candidate, questions: Sequence[Posed], options: Options, kept: Kept, show: Show) -> dict[Posed, dict[str, Any]]:
+    """The answers to these questions, those that are kept among them."""
+    keys = {digest(candidate.id, one.text, one.groups, asdict(options.sampling)): one for one in questions}
+    with show.bar("answer", len(questions)) as advance:
+        said = kept.answers(keys, lambda missing: (_said(candidate, one, options) for one in missing), advance)
+    return {keys[key]: answer for key, answer in said.items()}
 
 
 def report(questions: Sequence[Posed], papers: Sequence[Paper]) -> Report:
@@ -224,10 +222,6 @@ def _found(candidate: Candidate, one: Posed, known: Question | None, options: Op
         return mark
     ranked = [hit.chunk.id for hit in candidate.retriever.search(one.text, one.groups, DEPTH)]
     return replace(mark, recall=reached(ranked, known), ndcg=answered(ranked, known), rank=rank(ranked, known))
-
-
-def _key(release: str, one: Posed, options: Options) -> str:
-    return digest(release, one.text, one.groups, asdict(options.sampling))
 
 
 def _said(candidate: Candidate, one: Posed, options: Options) -> dict[str, Any]:

@@ -296,7 +296,8 @@ def examine(
     file = settings.work_folder / f"exam-{_digest(ids)[:16]}.jsonl"
     kept = Kept(file) if answers else None
     report = exam.report(questions, [_sit(settings, store, id, questions, kept, show) for id in ids])
-    file.unlink(missing_ok=True)
+    if kept:
+        file.unlink(missing_ok=True)
     return report
 
 
@@ -307,7 +308,7 @@ def _sit(settings: Settings, store: Store, id: str, questions: Sequence[Posed], 
 
     release = releases.load(store, id)
     retriever = open_retriever(settings, store, release)
-    with answering.opened(settings, store, release, retriever) as (rag, parts), show.bar("search", len(questions)) as searching:
+    with answering.opened(settings, store, release, retriever) as (rag, parts):
 
         def ask(messages: Sequence[Message], principal: Principal, options: Options) -> Answer:
             *_, answer = parts(rag.prepare(messages, principal, options), options)
@@ -315,8 +316,7 @@ def _sit(settings: Settings, store: Store, id: str, questions: Sequence[Posed], 
             return answer
 
         candidate = exam.Candidate(id, snapshots.load(store, release.snapshot).chunks, retriever, rag, ask)
-        with show.bar("answer", len(questions)) as spoken:
-            return exam.sit(candidate, questions, answering.options(settings), kept, searching, spoken)
+        return exam.sit(candidate, questions, answering.options(settings), kept, show)
 
 
 def open_retriever(settings: Settings, store: Store, release: Release) -> Retriever:

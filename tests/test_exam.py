@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ragstone.corpus.questions import Posed
 from ragstone.errors import ExamError, GeneratorError, ReleaseError
 from ragstone.exam import Mark, Paper, Report, groundedness
 from ragstone.rag import Citation
-from ragstone.show import Silence
+from ragstone.show import Advance, Silence
 from tests.origins import Site, site
 from tests.speaker import Speaker, speaking
 from tests.test_cli import ragstone
@@ -195,6 +196,29 @@ def test_without_answers_no_generator_is_asked(house: Site, speaker: Speaker, fi
     assert speaker.asked == []
 
 
+class Bars(Silence):
+    """How far each bar came, of how much."""
+
+    def __init__(self) -> None:
+        self.reached: dict[str, tuple[int, int | None]] = {}
+
+    @contextmanager
+    def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:
+        def advance(done: int, total: int | None = total, note: str = "", left: float | None = None) -> None:
+            self.reached[label] = done, total
+
+        yield advance
+
+
+def test_progress_is_told_for_searches_then_for_the_answers_that_are_needed(
+    house: Site, speaker: Speaker, file: Callable[..., Path]
+) -> None:
+    speaker.reset(TRUE)
+    bars = Bars()
+    project.examine(house.settings, house.store, asked.read(file(*LINES)), (), bars)
+    assert bars.reached == {"search": (3, 3), "answer": (2, 2)}
+
+
 def test_an_exam_goes_on_where_the_generator_died(house: Site, speaker: Speaker, file: Callable[..., Path]) -> None:
     speaker.reset()
     path = file({"question": PRIMED}, {"question": SEAL})
@@ -203,6 +227,7 @@ def test_an_exam_goes_on_where_the_generator_died(house: Site, speaker: Speaker,
         examine(house, path)
     speaker.reset(TRUE)
     speaker.asked.clear()
+    examine(house, path, answers=False)  # forgets nothing that another exam still needs
     examine(house, path)
     assert [SEAL in str(one) for one in speaker.asked] == [True]
     speaker.asked.clear()
@@ -230,7 +255,7 @@ def test_two_releases_are_compared_question_by_question(house: Site, speaker: Sp
     after = house.build().id
     speaker.reset(TRUE)
     found = examine(house, file(*LINES, {"question": "How is the fan's bearing greased?", "document": "fan.md"}), before, after)
-    assert figures(found)["recall@10"] == (pytest.approx(2 / 3), 1.0)
+    assert list(figures(found)["recall@10"]) == pytest.approx([2 / 3, 1.0])
     told = found.json()
     assert told["releases"] == [before, after]
     assert [len(one["marks"]) for one in told["questions"]] == [2] * 4

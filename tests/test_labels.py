@@ -269,7 +269,8 @@ def test_no_record_breaks_the_reading(tmp_path_factory: pytest.TempPathFactory, 
 
 # Feedback on answers.
 
-UP: dict[str, object] = {"question": QUESTION, "hits": ["c1", "c2"], "verdict": "up", "groups": ["public"], "consent": True}
+AGREED: dict[str, object] = {"groups": ["public"], "consent": True}
+UP: dict[str, object] = {"release": "r-1", "question": QUESTION, "hits": ["c1", "c2"], "verdict": "up", **AGREED}
 
 
 def test_a_verdict_for_an_answer_is_a_vote_for_all_that_it_cites(log: Callable[..., Path]) -> None:
@@ -309,3 +310,12 @@ def test_a_passage_that_people_called_wrong_stays_wrong_beside_a_bad_answer(log:
 def test_a_verdict_that_is_none_is_named(log: Callable[..., Path]) -> None:
     (refused,) = read([log({**UP, "verdict": "perhaps"})]).unusable
     assert (refused.where, "'perhaps'" in refused.reason) == ("log.jsonl:1", True)
+
+
+def test_a_verdict_on_an_abstention_teaches_nothing_and_is_no_fault(log: Callable[..., Path]) -> None:
+    found = read([log({**UP, "hits": [], "verdict": "down"})])
+    assert (found.labels, found.unusable, found.undecided) == ((), (), 1)
+
+
+def test_a_column_of_that_name_in_another_file_is_no_feedback(log: Callable[..., Path]) -> None:
+    assert said(read([log({"question": QUESTION, "passage": RIGHT, "verdict": "supported"})])) == [(RIGHT, 1.0)]

@@ -29,8 +29,8 @@ CLICKS = ("clicked", "click")
 STARS = ("rating", "stars")
 VOTES = (*CLICKS, "thumb", "thumbs", "vote", "feedback", "helpful", "relevant", "relevance", "grade", "label", "score", *STARS)
 UP = frozenset(["up", "true", "yes", "positive", "like", "liked", "good", "relevant", "helpful", "👍"])
-HITS, VERDICT = "hits", "verdict"
-"""What a record of feedback has: the chunks that an answer cites, and what was said of that answer."""
+RELEASE, HITS, VERDICT = "release", "hits", "verdict"
+"""What a record of feedback has: the release that answered, the chunks that the answer cites, and what was said of it."""
 DOUBT = -0.5
 """The vote of a verdict against an answer: its passages may be right, and what was made of them wrong."""
 DOWN = frozenset(["down", "false", "no", "negative", "dislike", "disliked", "bad", "irrelevant", "unhelpful", "👎"])
@@ -125,11 +125,14 @@ class _Gathered:
 
     def add(self, where: str, row: Row, held_out: bool) -> None:
         """One record: its question, its passages, and what it says of them."""
-        if not _agrees(row.get("consent", VERDICT not in row)):
+        if not _agrees(row.get("consent", not _is_feedback(row))):
             self.withheld += 1
             return
-        if VERDICT in row and set(_groups(row.get("groups"))) != {PUBLIC}:
+        if _is_feedback(row) and set(_groups(row.get("groups"))) != {PUBLIC}:
             self.confined += 1
+            return
+        if _is_feedback(row) and HITS not in row:  # an abstention cites nothing
+            self.undecided += 1
             return
         try:
             question, votes = question_of(row), list(said(row))
@@ -280,7 +283,7 @@ def question_of(row: Row) -> str:
 def said(row: Row) -> Iterator[tuple[Target, float]]:
     """The record's passages with a vote on each; none when it says neither yes nor no. Raises `ValueError` when it has no passage."""
     vote, groups = _vote(row), _groups(row.get("groups"))
-    answers = [Target(name=str(id)) for id in _listed(row[HITS])] if HITS in row and VERDICT in row else _answers(row)
+    answers = [Target(name=str(id)) for id in _listed(row[HITS])] if _is_feedback(row) else _answers(row)
     others = [target for name, value in row.items() if NEGATIVE.fullmatch(name) for target in _targets(value)]
     if not answers and not others:
         raise ValueError("names no chunk, document or passage")
@@ -315,7 +318,7 @@ def _targets(value: object) -> Iterator[Target]:
 
 def _vote(row: Row) -> float | None:
     """How good the record says its answer is: a grade, -1 for wrong, 0 for not clicked, None for neither."""
-    if VERDICT in row:
+    if _is_feedback(row):
         return _verdict(row[VERDICT])
     name = next((name for name in VOTES if name in row), None)
     if name is None:
@@ -329,6 +332,10 @@ def _vote(row: Row) -> float | None:
     if name in CLICKS:
         return float(number > 0)
     return number if number >= 0.5 else -1.0
+
+
+def _is_feedback(row: Row) -> bool:
+    return RELEASE in row and VERDICT in row
 
 
 def _verdict(value: object) -> float:

@@ -14,7 +14,7 @@ DEMO ?= demo
 DOCS ?=
 ASK ?=
 
-.PHONY: demo test check bench engines worker console clean
+.PHONY: demo test check bench docs engines worker console clean
 
 demo: .venv/.ready
 	@$(RUN) examples/demo.py --folder "$(DEMO)" --docs "$(DOCS)" --ask "$(ASK)"
@@ -42,6 +42,10 @@ worker: .venv/.ready
 console: .venv/.ready
 	@$(RUN) -m tests.built
 
+# The docs site, from docs/ and docstrings.
+docs: .venv/.ready
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 bench: .venv/.ready
 	$(RUN) -m benchmarks
 
@@ -63,4 +67,4 @@ $(DEPS)/.ready:
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache demo
+	rm -rf .venv build site *.egg-info .mypy_cache .ruff_cache .pytest_cache demo

@@ -133,6 +133,7 @@ def train(
     epochs: Epochs = None,
     promote: Annotated[bool, typer.Option(help="Put a model that passes the gate in force.")] = True,
     pairs: Pairs = None,
+    feedback: Annotated[bool | None, typer.Option(help="Learn from what people said of answers, where they agreed to that.")] = None,
     strict: Strict = False,
     to: Annotated[str | None, typer.Option(help="Train the weights there, labels or not: local, ray, pai, or a URL.")] = None,
     job_name: Annotated[str | None, typer.Option(help="pai: what the job is called.")] = None,
@@ -150,6 +151,7 @@ def train(
     options = {"job_name": job_name, "oss_path": oss_path, "framework": framework, "instance_type": instance_type}
     url = training.address(settings.train.url, to, **options)
     settings = config.override(settings, "train", url=url, minutes=minutes, epochs=epochs, pairs=tuple(pairs) if pairs else None)
+    settings = config.override(settings, "train", feedback=feedback)
     if explain:
         print("\n".join([training.explain(url, settings.train.minutes), *lessons.explain(settings)]))
         return
@@ -297,3 +299,23 @@ def retrieve(
         print(f"{number:>2}  P(relevant) {hit.score:.3f}  fused {hit.fused:.3f}  dense {hit.dense:.3f}  keyword {hit.keyword:.2f}")
         print(f"    {hit.chunk.document} {hit.chunk.start}-{hit.chunk.end}")
         print(f"    {' '.join(hit.chunk.text.split())[:160]}\n")
+
+
+@app.command("eval")
+def evaluate(
+    questions: Annotated[Path, typer.Option(help="A JSONL file: question, and what answers it (document or passage), if that is known.")],
+    release: Annotated[list[str] | None, typer.Option(help="A channel or release id; twice to compare two; default: the channel.")] = None,
+    answers: Annotated[bool, typer.Option(help="Generate and judge answers too; without them it takes seconds.")] = True,
+    groups: Groups = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures and every question's marks as JSON.")] = False,
+) -> None:
+    """Examine a release on questions of your own, or compare two: what is found, what is answered, and how well that is grounded."""
+    from ragstone import project
+    from ragstone.corpus import questions as asked
+
+    settings, store = opened()
+    posed = asked.read(questions, members(groups))
+    report = project.examine(settings, store, posed, release or [], Terminal(), answers=answers)
+    print(json.dumps(report.json(), indent=1, ensure_ascii=False) if as_json else report)
+    for one in report.unusable:
+        print(f"not judged by passages: {one.where} {one.reason}", file=sys.stderr)

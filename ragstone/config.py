@@ -80,6 +80,8 @@ class Train:
     """Labels also choose how cosine, words and bigrams are weighed for the model that learns from them."""
     pairs: tuple[str, ...] = ()
     """Labels: JSONL, CSV or TSV files and BEIR folders, below the project folder; in the environment with commas between them."""
+    feedback: bool = False
+    """What people said of answers, and agreed to have learned from, counts as labels."""
     log: str = ""
     """Where runs are logged: `tensorboard:<folder>`, below the project folder, or `mlflow:<tracking URI>`; empty is nowhere."""
     teacher: str = ""

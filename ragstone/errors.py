@@ -9,6 +9,7 @@
     │   └── ParseError       one file that can't become a document
     ├── WeightsError         a weight file is missing, unsafe or not what its SHA-256 says
     ├── TrainError           training can't start or go on
+    ├── ExamError            questions that can't be put to a release
     ├── IndexingError        an index can't be built or opened
     ├── GeneratorError       the generator failed, timed out or died
     ├── ReleaseError         a release or channel that is not there, or not whole
@@ -75,6 +76,10 @@ class WeightsError(RagstoneError):
 
 class TrainError(RagstoneError):
     code = "train_error"
+
+
+class ExamError(RagstoneError):
+    code = "exam_error"
 
 
 class IndexingError(RagstoneError):

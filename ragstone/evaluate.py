@@ -296,10 +296,24 @@ def answered(ranked: Sequence[str], question: Question) -> float:
     >>> answered(["b", "a", "c"], whole), answered(["c", "x", "a"], whole)
     (1.0, 0.9197207891481876)
     """
+    return ndcg(*_by_target(ranked, question))
+
+
+def reached(ranked: Sequence[str], question: Question) -> float:
+    """Recall@10 of the ranked chunks for such a question: the share of its targets of which a chunk is among them.
+
+    >>> reached(["x", "b"], Question("what?", "d", ("a", "b", "c"), targets=("d", "d", "c")))
+    0.5
+    """
+    return recall(*_by_target(ranked, question))
+
+
+def _by_target(ranked: Sequence[str], question: Question) -> tuple[list[str], dict[str, float]]:
+    """What the ranked chunks stand for, each once, and how good an answer each target is."""
     targets = dict(zip(question.relevant, question.targets or question.relevant, strict=True))
     grades = question.grades or (1.0,) * len(question.relevant)
     gains = dict(zip(targets.values(), grades, strict=True))
-    return ndcg(list(dict.fromkeys(targets.get(id, id) for id in ranked)), gains)
+    return list(dict.fromkeys(targets.get(id, id) for id in ranked)), gains
 
 
 def _best_first(tuned: Mapping[float, Floats]) -> list[float]:

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,19 +18,24 @@ from ragstone import release as releases
 from ragstone import store as stores
 from ragstone.config import AUTO, CLIENT, Settings, override
 from ragstone.corpus import PUBLIC, Chunk
-from ragstone.errors import Conflict, CorpusError, IndexingError, TrainError
+from ragstone.errors import Conflict, CorpusError, ExamError, IndexingError, TrainError
 from ragstone.release import Record, Release, canonical
 from ragstone.show import Show, Silence, paced
 from ragstone.store import Store
 
 if TYPE_CHECKING:
+    from ragstone.access import Principal
     from ragstone.corpus.labelled import Material
     from ragstone.corpus.labels import Labels, Unusable
+    from ragstone.corpus.questions import Posed
     from ragstone.corpus.stage import Listing
     from ragstone.embedder import Embedder
     from ragstone.evaluate import Verdict
-    from ragstone.rag import Answer
+    from ragstone.exam import Paper, Report
+    from ragstone.kept import Kept
+    from ragstone.rag import Answer, Options
     from ragstone.retrieve import Calibration, Hit, Retriever
+    from ragstone.serve import Message
     from ragstone.train import Recipe
 
 
@@ -202,7 +207,7 @@ def train(settings: Settings, store: Store, show: Show, *, promote: bool = True)
 
     tracking.check(settings.train.log)
     digest = snapshot(settings, store, Silence())
-    labels = _labels(settings, show)
+    labels = _labels(settings, store, show)
     recipe = lessons.chosen(settings, labels.digest if labels.labels else "", show)
     demands = [settings.train.margin, settings.train.guard, settings.train.fusion]
     key = f"verdicts/{_digest([digest, _base(settings), asdict(recipe), asdict(settings.retrieve), *demands])}.json"
@@ -260,32 +265,55 @@ def retrieve(
 
 def ask(settings: Settings, store: Store, question: str, groups: tuple[str, ...], name: str | None = None) -> Iterator[str]:
     """A release's answer to a question, sentence by sentence as each is found to be grounded, then its sources."""
-    import asyncio
-
-    from ragstone import serve
+    from ragstone import answering
     from ragstone.access import Principal
-    from ragstone.rag import Options, local
-    from ragstone.serve import Message, Sampling
+    from ragstone.serve import Message
 
     release = releases.load(store, releases.resolve(store, name or settings.project.channel))
-    generators = {service: serve.connect(serve.deployed(store, service, settings)) for service in release.generator}
-    rag = local.connect(release, open_retriever(settings, store, release), generators, settings.serve.context // settings.serve.slots)
-    options = Options(sampling=Sampling(max_tokens=settings.serve.max_tokens, temperature=settings.serve.temperature))
-    grounds = rag.prepare([Message("user", question)], Principal("local", "local", groups, 0, 0, 0), options)
+    with answering.opened(settings, store, release, open_retriever(settings, store, release)) as (rag, parts):
+        options = answering.options(settings)
+        grounds = rag.prepare([Message("user", question)], Principal("local", "local", groups, 0, 0, 0), options)
+        for part in parts(grounds, options):
+            yield part if isinstance(part, str) else _sources(part)
 
-    async def step(parts: AsyncIterator[str | Answer]) -> str | Answer | None:
-        return await anext(parts, None)
 
-    with asyncio.Runner() as runner:
-        try:
-            for generator in generators.values() if grounds.evidence else ():
-                runner.run(generator.start())
-            parts = rag.answer(grounds, options)
-            while (part := runner.run(step(parts))) is not None:
-                yield part if isinstance(part, str) else _sources(part)
-        finally:
-            for generator in generators.values():
-                runner.run(generator.close())
+def examine(
+    settings: Settings, store: Store, questions: Sequence[Posed], names: Sequence[str], show: Show, *, answers: bool = True
+) -> Report:
+    """How one release or two (channels or ids; none: the project's channel) do on the questions; without `answers`, by retrieval alone.
+
+    Answers are kept until the exam is over: after a kill the same call goes on. Raises `ExamError`, `ReleaseError`, `GeneratorError`.
+    """
+    from ragstone import exam
+    from ragstone.kept import Kept
+
+    ids = [releases.resolve(store, name) for name in names or [settings.project.channel]]
+    if len(ids) > 2 or len(set(ids)) < len(ids):
+        raise ExamError(f"{', '.join(names)} are not two releases to compare", "ragstone release list")
+    file = settings.work_folder / f"exam-{_digest(ids)[:16]}.jsonl"
+    kept = Kept(file) if answers else None
+    report = exam.report(questions, [_sit(settings, store, id, questions, kept, show) for id in ids])
+    if kept:
+        file.unlink(missing_ok=True)
+    return report
+
+
+def _sit(settings: Settings, store: Store, id: str, questions: Sequence[Posed], kept: Kept | None, show: Show) -> Paper:
+    """One release's exam."""
+    from ragstone import answering, exam
+    from ragstone.corpus import snapshot as snapshots
+
+    release = releases.load(store, id)
+    retriever = open_retriever(settings, store, release)
+    with answering.opened(settings, store, release, retriever) as (rag, parts):
+
+        def ask(messages: Sequence[Message], principal: Principal, options: Options) -> Answer:
+            *_, answer = parts(rag.prepare(messages, principal, options), options)
+            assert not isinstance(answer, str)  # what `Rag.answer` gives last
+            return answer
+
+        candidate = exam.Candidate(id, snapshots.load(store, release.snapshot).chunks, retriever, rag, ask)
+        return exam.sit(candidate, questions, answering.options(settings), kept, show)
 
 
 def open_retriever(settings: Settings, store: Store, release: Release) -> Retriever:
@@ -371,12 +399,13 @@ def _base(settings: Settings) -> tuple[str, str, str]:
     return settings.train.base, settings.train.query_prefix, settings.train.document_prefix
 
 
-def _labels(settings: Settings, show: Show) -> Labels:
-    """The labels that the settings name; none when they name none."""
-    from ragstone.corpus import labels
+def _labels(settings: Settings, store: Store, show: Show) -> Labels:
+    """The labels that the settings name, the store's feedback among them; none when they name none."""
+    from ragstone.corpus import feedback, labels
 
-    found = labels.read([settings.folder / path for path in settings.train.pairs])
-    if settings.train.pairs:
+    said = feedback.rows(store) if settings.train.feedback else ()
+    found = labels.read([settings.folder / path for path in settings.train.pairs], said)
+    if settings.train.pairs or settings.train.feedback:
         show.say(f"labels    {found}")
         _report(settings, found.unusable, show)
     return found

@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from dataclasses import fields
@@ -85,6 +86,44 @@ def test_settings_in_the_docs_are_settings(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_in_the_docs_run(page: Path) -> None:
     assert doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS).failed == 0
+
+
+FENCED = [
+    (page.relative_to(ROOT).as_posix(), language, block)
+    for page in PAGES
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+]
+RUN = ("docs/api.md", "docs/clients.md")
+NOT_RUN = {"docs/train.md": "from ragstone import train\n"}
+"""Python that no test runs as it stands: its names stand for a user's own chunks, base and folder; tests/test_tune.py trains so."""
+
+
+def test_every_block_of_code_is_of_a_kind_that_a_test_runs() -> None:
+    """`sh` by tests/test_shell.py, `js` and other Python by tests/test_clients.py, the rest here; without a language it is no code."""
+    assert {language for _, language, _ in FENCED} <= {"", "sh", "python", "json", "toml", "js"}
+    assert not [block for _, language, block in FENCED if not language and re.match(r"(?:ragstone|make|pip|curl|python) ", block)]
+    python = [(page, block) for page, language, block in FENCED if language == "python" and ">>>" not in block]
+    assert not [page for page, block in python if page not in RUN and not block.startswith(NOT_RUN.get(page, " "))]
+
+
+@pytest.mark.parametrize(("page", "block"), [(page, block) for page, language, block in FENCED if language == "json"])
+def test_json_in_the_docs_is_json_in_whole_or_by_line(page: str, block: str) -> None:
+    try:
+        json.loads(block)
+    except ValueError:
+        assert [json.loads(line) for line in block.splitlines()], page
+
+
+FIGURES = re.findall(r"^\| .+ \| ([\d.]+) \| ([\w-]+) \| (.+) \| (\w{7}) \|$", (ROOT / "docs/operations.md").read_text(), re.M)
+
+
+def test_every_figure_of_the_operations_page_is_that_of_its_benchmark() -> None:
+    assert len(FIGURES) >= 10
+    for shown, name, key, commit in FIGURES:
+        result = json.loads((ROOT / "benchmarks/results" / f"{name}.json").read_text())
+        digits = len(shown.partition(".")[2])
+        measured = f"{round(float(result['figures'][key]), digits):.{digits}f}"
+        assert (shown, commit) == (measured, result["commit"]), f"docs/operations.md: {name}, {key}"
 
 
 MODULES = sorted(module.name for module in pkgutil.walk_packages(ragstone.__path__, "ragstone.") if not module.name.endswith("__main__"))

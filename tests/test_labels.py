@@ -265,3 +265,57 @@ def test_no_record_breaks_the_reading(tmp_path_factory: pytest.TempPathFactory, 
     assert found.labels[0].question
     assert len(found.unusable) + found.withheld <= len(records)
     assert str(found)
+
+
+# Feedback on answers.
+
+AGREED: dict[str, object] = {"groups": ["public"], "consent": True}
+UP: dict[str, object] = {"release": "r-1", "question": QUESTION, "hits": ["c1", "c2"], "verdict": "up", **AGREED}
+
+
+def test_a_verdict_for_an_answer_is_a_vote_for_all_that_it_cites(log: Callable[..., Path]) -> None:
+    assert said(read([log(UP)])) == [("c1", 1.0), ("c2", 1.0)]
+
+
+@pytest.mark.parametrize("change", [{"consent": False}, {"consent": None}, {"consent": "no"}], ids=str)
+def test_feedback_without_consent_never_trains(log: Callable[..., Path], change: dict[str, object]) -> None:
+    found = read([log({**UP, **change})])
+    assert (found.labels, found.withheld) == ((), 1)
+
+
+def test_feedback_that_does_not_say_consent_never_trains(log: Callable[..., Path]) -> None:
+    found = read([log({name: value for name, value in UP.items() if name != "consent"})])
+    assert (found.labels, found.withheld) == ((), 1)
+
+
+@pytest.mark.parametrize("groups", [["public", "staff"], ["staff"], [], None], ids=str)
+def test_feedback_of_other_groups_than_public_never_trains(log: Callable[..., Path], groups: object) -> None:
+    found = read([log({**UP, "groups": groups})])
+    assert (found.labels, found.confined) == ((), 1)
+    assert "1 of groups that are not public" in str(found)
+
+
+def test_a_verdict_against_an_answer_takes_votes_but_makes_no_known_negative(log: Callable[..., Path]) -> None:
+    down = {**UP, "hits": ["c1"], "verdict": "down"}
+    assert read([log(down)]).labels == ()
+    assert said(read([log(UP, down)])) == [("c2", 1.0)]
+    assert said(read([log(UP, UP, down)])) == [("c1", 1.0), ("c2", 1.0)]
+
+
+def test_a_passage_that_people_called_wrong_stays_wrong_beside_a_bad_answer(log: Callable[..., Path]) -> None:
+    down = {**UP, "hits": ["c1"], "verdict": "down"}
+    assert said(read([log({"question": QUESTION, "chunk": {"id": "c1"}, "thumb": "down"}, down)])) == [("c1", 0.0)]
+
+
+def test_a_verdict_that_is_none_is_named(log: Callable[..., Path]) -> None:
+    (refused,) = read([log({**UP, "verdict": "perhaps"})]).unusable
+    assert (refused.where, "'perhaps'" in refused.reason) == ("log.jsonl:1", True)
+
+
+def test_a_verdict_on_an_abstention_teaches_nothing_and_is_no_fault(log: Callable[..., Path]) -> None:
+    found = read([log({**UP, "hits": [], "verdict": "down"})])
+    assert (found.labels, found.unusable, found.undecided) == ((), (), 1)
+
+
+def test_a_column_of_that_name_in_another_file_is_no_feedback(log: Callable[..., Path]) -> None:
+    assert said(read([log({"question": QUESTION, "passage": RIGHT, "verdict": "supported"})])) == [(RIGHT, 1.0)]

@@ -12,10 +12,11 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ragstone.corpus import PUBLIC
 from ragstone.errors import TrainError
 
 QUESTION = ("question", "query", "anchor", "sentence1")
@@ -28,6 +29,10 @@ CLICKS = ("clicked", "click")
 STARS = ("rating", "stars")
 VOTES = (*CLICKS, "thumb", "thumbs", "vote", "feedback", "helpful", "relevant", "relevance", "grade", "label", "score", *STARS)
 UP = frozenset(["up", "true", "yes", "positive", "like", "liked", "good", "relevant", "helpful", "👍"])
+RELEASE, HITS, VERDICT = "release", "hits", "verdict"
+"""What a record of feedback has: the release that answered, the chunks that the answer cites, and what was said of it."""
+DOUBT = -0.5
+"""The vote of a verdict against an answer: its passages may be right, and what was made of them wrong."""
 DOWN = frozenset(["down", "false", "no", "negative", "dislike", "disliked", "bad", "irrelevant", "unhelpful", "👎"])
 
 Row = Mapping[str, object]
@@ -75,7 +80,9 @@ class Labels:
     withheld: int = 0
     """Records whose user did not consent to training."""
     undecided: int = 0
-    """Middling ratings, and passages that as many called right as wrong."""
+    """Middling ratings, passages that as many called right as wrong, and those of answers that were only disliked."""
+    confined: int = 0
+    """Feedback of people who may read more than everybody may: a model is everybody's, so it learns none of their questions."""
 
     @property
     def digest(self) -> str:
@@ -90,12 +97,15 @@ class Labels:
         targets = [target for label in self.labels for target in label.targets]
         right = sum(target.grade > 0 for target in targets)
         left_out = f"{self.withheld} records without consent, {self.undecided} undecided"
+        left_out += f", {self.confined} of groups that are not public" if self.confined else ""
         return f"{len(self.labels)} questions with {right} answers and {len(targets) - right} known negatives; {left_out}"
 
 
-def read(paths: Sequence[Path]) -> Labels:
-    """The labels of files and folders. Raises `TrainError` when one of them is nothing that labels are kept in."""
+def read(paths: Sequence[Path], feedback: Iterable[tuple[str, Row]] = ()) -> Labels:
+    """The labels of files and folders, and of feedback. Raises `TrainError` when one of them is nothing that labels are kept in."""
     gathered = _Gathered()
+    for where, row in feedback:
+        gathered.add(where, plain(row), held_out=False)
     for path in paths:
         for where, row, held_out in _beir(path, gathered) if path.is_dir() else _records(path, gathered):
             gathered.add(where, row, held_out)
@@ -111,21 +121,28 @@ class _Gathered:
         self.unusable: list[Unusable] = []
         self.withheld = 0
         self.undecided = 0
+        self.confined = 0
 
     def add(self, where: str, row: Row, held_out: bool) -> None:
         """One record: its question, its passages, and what it says of them."""
-        if "consent" in row and not _agrees(row["consent"]):
+        if not _agrees(row.get("consent", not _is_feedback(row))):
             self.withheld += 1
             return
+        if _is_feedback(row) and set(_groups(row.get("groups"))) != {PUBLIC}:
+            self.confined += 1
+            return
+        if _is_feedback(row) and HITS not in row:  # an abstention cites nothing
+            self.undecided += 1
+            return
         try:
-            question, said = _question(row), list(_said(row))
+            question, votes = question_of(row), list(said(row))
         except ValueError as error:
             self.refuse(where, str(error))
             return
         key = " ".join(question.lower().split()), held_out
         self.questions.setdefault(key, question)
-        self.undecided += not said
-        for target, vote in said:
+        self.undecided += not votes
+        for target, vote in votes:
             self.votes[key].setdefault(replace(target, where=where), []).append(vote)
 
     def refuse(self, where: str, reason: str) -> None:
@@ -141,23 +158,25 @@ class _Gathered:
             self.undecided += len(votes) - len(targets)
             if targets:
                 found.append(Label(self.questions[key], targets, held_out=key[1]))
-        return Labels(tuple(found), tuple(self.unusable), self.withheld, self.undecided)
+        return Labels(tuple(found), tuple(self.unusable), self.withheld, self.undecided, self.confined)
 
 
 def _agreed(votes: Sequence[float]) -> float | None:
     """What the votes on one passage come to: the best grade if more are for it, 0 if more are against it, None in a draw.
 
-    A passage that was shown and not clicked (a vote of 0) takes nothing from one that was clicked.
+    A passage that was shown and not clicked (a vote of 0) takes nothing from one that was clicked; doubts alone make none wrong.
     """
     balance = sum((vote > 0) - (vote < 0) for vote in votes)
     if balance > 0:
         return max(votes)
+    if balance < 0 and min(votes) == DOUBT:
+        return None
     return None if balance == 0 and any(votes) else 0.0
 
 
 def _records(path: Path, gathered: _Gathered) -> Iterator[tuple[str, Row, bool]]:
     """The rows of a file of pairs or of a log, under lower-case names."""
-    rows = [(f"{path.name}:{line}", _plain(row)) for line, row in _rows(path, gathered)]
+    rows = [(f"{path.name}:{line}", plain(row)) for line, row in _rows(path, gathered)]
     if rows and not any(name in row for _, row in rows for name in QUESTION):
         seen = ", ".join(sorted({name for _, row in rows[:100] for name in row}))
         raise TrainError(f"{path} has no column for the question; it has {seen}", f"name one of them {' or '.join(QUESTION[:3])}")
@@ -247,23 +266,24 @@ def _named(path: Path, wanted: set[str], gathered: _Gathered) -> dict[str, Row]:
     return {str(row["_id"]): row for _, row in rows if str(row.get("_id")) in wanted}
 
 
-def _plain(row: Row) -> dict[str, object]:
+def plain(row: Row) -> dict[str, object]:
     """The row under lower-case names, without what it leaves empty."""
     named = {re.sub(r"[\s-]+", "_", name.strip().lower()): value for name, value in row.items()}
     return {name: value for name, value in named.items() if name == "consent" or value not in (None, "", [])}
 
 
-def _question(row: Row) -> str:
+def question_of(row: Row) -> str:
+    """The record's question on one line. Raises `ValueError` when it has none."""
     found = _first(row, QUESTION)
     if not isinstance(found, str) or not re.search(r"\w", found):
         raise ValueError("has no question")
     return " ".join(found.split())
 
 
-def _said(row: Row) -> Iterator[tuple[Target, float]]:
+def said(row: Row) -> Iterator[tuple[Target, float]]:
     """The record's passages with a vote on each; none when it says neither yes nor no. Raises `ValueError` when it has no passage."""
     vote, groups = _vote(row), _groups(row.get("groups"))
-    answers = _answers(row)
+    answers = [Target(name=str(id)) for id in _listed(row[HITS])] if _is_feedback(row) else _answers(row)
     others = [target for name, value in row.items() if NEGATIVE.fullmatch(name) for target in _targets(value)]
     if not answers and not others:
         raise ValueError("names no chunk, document or passage")
@@ -298,6 +318,8 @@ def _targets(value: object) -> Iterator[Target]:
 
 def _vote(row: Row) -> float | None:
     """How good the record says its answer is: a grade, -1 for wrong, 0 for not clicked, None for neither."""
+    if _is_feedback(row):
+        return _verdict(row[VERDICT])
     name = next((name for name in VOTES if name in row), None)
     if name is None:
         return 1.0
@@ -310,6 +332,18 @@ def _vote(row: Row) -> float | None:
     if name in CLICKS:
         return float(number > 0)
     return number if number >= 0.5 else -1.0
+
+
+def _is_feedback(row: Row) -> bool:
+    return RELEASE in row and VERDICT in row
+
+
+def _verdict(value: object) -> float:
+    """The vote of a verdict on an answer."""
+    number = _number(value)
+    if math.isnan(number):
+        raise ValueError(f"{VERDICT} = {value!r} says neither up nor down")
+    return 1.0 if number > 0 else DOUBT
 
 
 def _number(value: object) -> float:
@@ -335,6 +369,10 @@ def _of_five(row: Row) -> Row:
 def _groups(value: object) -> tuple[str, ...]:
     names = value if isinstance(value, list) else str(value or "").split(",")
     return tuple(sorted({str(name).strip() for name in names} - {""}))
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _agrees(value: object) -> bool:

@@ -50,6 +50,8 @@ TERMINATED = re.compile(r"(?:[.!?。！？:：][\"'”’)*`]*|\]|```)$")
 UNVERIFIED = "Quoted from the documents, because no generated answer could be verified against them:"
 UNVERIFIED_REST = "The rest could not be verified against the documents. In their words:"
 DECLINED = "The generator found no answer in the documents. The passages that come closest:"
+INTRODUCTIONS = (UNVERIFIED, UNVERIFIED_REST, DECLINED)
+"""What stands before quotations: words of ours, that claim nothing of the documents."""
 
 
 def connect(release: Release, retriever: Retriever, generators: Mapping[str, Generator], room: int = 4096) -> LocalRag:

@@ -101,17 +101,17 @@ def test_a_file_that_could_not_be_read_is_named_with_its_reason(origin: Origin) 
 # ---- feedback
 
 
-def thumb(origin: Origin, chunk: str, **fields: object) -> Reply:
-    body = {"model": "production", "thumb": "up", "question": PRIMED, "chunks": [chunk], **fields}
+def verdict(origin: Origin, chunk: str, **fields: object) -> Reply:
+    body = {"model": "production", "verdict": "up", "question": PRIMED, "answer": "Two minutes.", "hits": [chunk], **fields}
     return origin.request("POST", "/v1/feedback", body)
 
 
-def test_thumbs_become_labels_where_one_consents(origin: Origin, tmp_path: Path) -> None:
+def test_verdicts_become_labels_where_one_consents(origin: Origin, tmp_path: Path) -> None:
     chunk = origin.request("POST", "/v1/retrieve", {"query": PRIMED, "top_k": 1}).json["data"][0]["chunk"]
-    assert thumb(origin, chunk, consent=True).json == {"kept": True, "consent": True}
-    assert thumb(origin, chunk, thumb="down", question="Is my salary secret?").status == 201
+    assert verdict(origin, chunk, consent=True).json == {"kept": True, "consent": True}
+    assert verdict(origin, chunk, verdict="down", question="Is my salary secret?").status == 201
     store = origin.site.store
-    kept = b"".join(store.get(stat.key) for stat in store.list("feedback/"))
+    kept = b"\n".join(store.get(stat.key) for stat in store.list("feedback/"))
     assert b"salary" not in kept
     (tmp_path / "feedback.jsonl").write_bytes(kept)
     read = labels.read([tmp_path / "feedback.jsonl"])
@@ -119,12 +119,12 @@ def test_thumbs_become_labels_where_one_consents(origin: Origin, tmp_path: Path)
     assert [(target.name, target.groups) for target in read.labels[0].targets] == [(chunk, ("public",))]
 
 
-def test_a_thumb_on_what_one_may_not_read_is_refused_like_one_on_nothing(origin: Origin) -> None:
+def test_a_verdict_on_what_one_may_not_read_is_refused_like_one_on_nothing(origin: Origin) -> None:
     manager = origin.site.key(("managers",))
     hidden = origin.request("POST", "/v1/retrieve", {"query": "vault code", "top_k": 1}, manager).json["data"][0]["chunk"]
-    assert refusal(thumb(origin, hidden)) == refusal(thumb(origin, "0" * 20)) == (404, "not_found")
-    assert refusal(thumb(origin, hidden, thumb="sideways")) == (404, "not_found")
-    assert refusal(thumb(origin, "x", chunks=[])) == (400, "invalid_request")
+    assert refusal(verdict(origin, hidden)) == refusal(verdict(origin, "0" * 20)) == (404, "not_found")
+    assert refusal(verdict(origin, hidden, verdict="sideways")) == (404, "not_found")
+    assert refusal(verdict(origin, "x", hits=[])) == (400, "invalid_request")
 
 
 # ---- releases

@@ -20,9 +20,11 @@ from ragstone import access, config, release
 from ragstone.api.console import BUILT
 from ragstone.config import Corpus
 from ragstone.corpus import Document, snapshot
+from ragstone.corpus.chunk import chunk
 from ragstone.edge.local import Edge
 from ragstone.evaluate import Change, Verdict
 from ragstone.listen import _bind
+from ragstone.store import publish
 from tests import browser, built, proxy
 from tests.origins import Origin, Site, running, site, until
 from tests.speaker import Speaker, speaking
@@ -258,7 +260,7 @@ def test_a_thumb_is_kept_with_the_question_only_where_one_consents(page: Page, p
     page.keyboard.press("Space")
     expect(page.get_by_role("status").filter(has_text="without your question")).to_be_visible()
     said = [json.loads(line) for stat in place.site.store.list("feedback/") for line in place.site.store.get(stat.key).splitlines()]
-    assert [(one["thumb"], one["consent"], "question" in one) for one in said] == [("up", False, False)]
+    assert [(one["verdict"], one["consent"], one["question"]) for one in said] == [("up", False, "")]
 
 
 def test_what_breaks_off_is_said(page: Page, place: Place, speaker: Speaker) -> None:
@@ -366,17 +368,19 @@ def test_a_document_shows_its_chunks_and_a_broken_file_its_reason(page: Page, pl
     expect(page.locator("dialog")).to_have_count(0)
 
 
-def big(at: Site, count: int) -> str:
+def big(at: Site, count: int, work: Path) -> str:
     """The digest of a snapshot of so many short documents."""
     documents = [Document(f"notes/{row:05d}.txt", f"{row:064x}", f"Note {row}", f"Note {row} says nothing.") for row in range(count)]
-    digest = "b" * 64
-    snapshot._publish(at.store, digest, documents, [], Corpus())
-    return digest
+    chunks = [passage for document in documents for passage in chunk(document, Corpus().chunk_words)]
+    for name, values in (("documents", documents), ("chunks", chunks), ("failures", list[Document]())):
+        (work / f"{name}.jsonl").write_text("".join(f"{json.dumps(asdict(value))}\n" for value in values))
+    publish(at.store, snapshot.prefix("b" * 64), work)
+    return "b" * 64
 
 
-def test_ten_thousand_documents_come_page_by_page(page: Page, place: Place) -> None:
+def test_ten_thousand_documents_come_page_by_page(page: Page, place: Place, tmp_path: Path) -> None:
     store, before = place.site.store, place.origin.release
-    many = release.save(store, replace(release.load(store, before), snapshot=big(place.site, 10_000)))
+    many = release.save(store, replace(release.load(store, before), snapshot=big(place.site, 10_000, tmp_path)))
     release.promote(store, "production", many)
     until(lambda: place.origin.release == many)
     try:

@@ -191,19 +191,19 @@ function Footing({ turn, told, consent }: { turn: Turn; told: Told; consent: boo
       <span>
         best {told.best.toFixed(2)}, needed {told.threshold.toFixed(2)}
       </span>
-      {told.citations.length > 0 && <Thumbs told={told} consent={consent} />}
+      {told.citations.length > 0 && <Thumbs told={told} text={turn.text} consent={consent} />}
     </div>
   );
 }
 
-function Thumbs({ told, consent }: { told: Told; consent: boolean }) {
+function Thumbs({ told, text, consent }: { told: Told; text: string; consent: boolean }) {
   const [given, setGiven] = useState("");
   const [fault, setFault] = useState<Fault | null>(null);
-  async function give(thumb: string): Promise<void> {
-    const chunks = told.citations.map((one) => one.chunk);
+  async function give(verdict: string): Promise<void> {
+    const hits = told.citations.map((one) => one.chunk);
     try {
-      await ask("/v1/feedback", { model: told.release, thumb, question: told.question, chunks, consent });
-      setGiven(thumb);
+      await ask("/v1/feedback", { model: told.release, verdict, question: told.question, answer: text, hits, consent });
+      setGiven(verdict);
     } catch (error) {
       setFault(asFault(error));
     }
@@ -211,10 +211,10 @@ function Thumbs({ told, consent }: { told: Told; consent: boolean }) {
   return (
     <span class="thumbs" role="group" aria-label="Was this right?">
       {[
-        { thumb: "up", name: "Right" },
-        { thumb: "down", name: "Wrong" },
-      ].map(({ thumb, name }) => (
-        <button key={thumb} type="button" aria-pressed={given === thumb} disabled={given !== ""} onClick={() => void give(thumb)}>
+        { verdict: "up", name: "Right" },
+        { verdict: "down", name: "Wrong" },
+      ].map(({ verdict, name }) => (
+        <button key={verdict} type="button" aria-pressed={given === verdict} disabled={given !== ""} onClick={() => void give(verdict)}>
           {name}
         </button>
       ))}

@@ -25,7 +25,7 @@ class Feedback:
     release: str
     """The release that answered."""
     question: str
-    """As it was searched for: the answer's `ragstone.question`."""
+    """As it was searched for: the answer's `ragstone.question`. Empty without consent."""
     answer: str
     """SHA-256 of the answer's text, in hex: the text itself is not kept."""
     hits: tuple[str, ...]

@@ -17,7 +17,7 @@ from ragstone import ground
 from ragstone.access import Principal
 from ragstone.corpus import Chunk, labelled
 from ragstone.corpus.labels import Label, Labels, Unusable
-from ragstone.corpus.pairs import Question
+from ragstone.corpus.pairs import UNITS, Question
 from ragstone.corpus.placed import place
 from ragstone.corpus.questions import Posed
 from ragstone.evaluate import Interval, answered, paired_bootstrap, rank, reached
@@ -94,6 +94,8 @@ class Figure:
     metric: str
     means: tuple[float, ...]
     questions: int
+    documents: int = 0
+    """That the questions are about."""
     difference: Interval | None = None
 
     @property
@@ -101,6 +103,8 @@ class Figure:
         """What the 95 % interval says of the second release; nothing where there is one only."""
         if self.difference is None:
             return ""
+        if self.documents < UNITS:  # so few can't be drawn in ways that differ enough
+            return "too few documents to tell"
         return "better" if self.difference.low > 0 else "worse" if self.difference.high < 0 else "no difference shown"
 
     def __str__(self) -> str:
@@ -262,11 +266,9 @@ def _figure(name: str, papers: Sequence[Paper]) -> Figure:
     marks = list(zip(*(paper.marks for paper in papers), strict=True))
     rows = [(values, each[0].document or each[-1].document or str(at)) for at, each in enumerate(marks) if (values := _values(name, each))]
     columns = list(zip(*(values for values, _ in rows), strict=True))
-    means = tuple(float(np.mean(column)) for column in columns)
-    if len(columns) != 2:
-        return Figure(METRICS[name], means, len(rows))
-    difference = paired_bootstrap(columns[0], columns[1], clusters=[document for _, document in rows])
-    return Figure(METRICS[name], means, len(rows), difference)
+    documents = [document for _, document in rows]
+    difference = paired_bootstrap(columns[0], columns[1], clusters=documents) if len(columns) == 2 else None
+    return Figure(METRICS[name], tuple(float(np.mean(column)) for column in columns), len(rows), len(set(documents)), difference)
 
 
 def _values(name: str, marks: Sequence[Mark]) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_the_example_of_the_api_page_reads_the_citations(origin: Origin, monkeyp
     assert printed(f"{example}\nprint(answer.model_extra['ragstone']['citations'][0]['document'])", origin, monkeypatch) == "pump.md\n"
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed: its examples were NOT run")
 @pytest.mark.parametrize(("page", "block"), CURL, ids=[page for page, _ in CURL])
 def test_an_example_with_curl_gets_an_answer(page: str, block: str, origin: Origin, tmp_path: Path) -> None:
     shell = Shell(tmp_path, KEY=origin.token)

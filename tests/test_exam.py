@@ -143,8 +143,14 @@ def test_a_release_that_finds_more_in_every_document_is_better_and_one_that_find
 
 
 def test_many_questions_of_one_document_prove_nothing() -> None:
-    bad, good = ([Mark(recall=value, document=("one" if n else "two")) for n in range(20)] for value in (0.0, 1.0))
-    assert report(bad, [*bad[:1], *good[1:]]).figures[0].verdict == "no difference shown"
+    before = [Mark(recall=0.0, document=f"d{n}") for n in range(10)] + [Mark(recall=0.0, document="d0")] * 40
+    after = [replace(mark, recall=1.0 if mark.document == "d0" else 0.0) for mark in before]
+    assert report(before, after).figures[0].verdict == "no difference shown"
+
+
+def test_a_few_documents_are_too_few_to_tell() -> None:
+    bad, good = ([Mark(recall=value, document=f"d{n % 9}") for n in range(90)] for value in (0.0, 1.0))
+    assert report(bad, good).figures[0].verdict == "too few documents to tell"
 
 
 def test_a_document_that_one_release_lacks_counts_as_not_found_there() -> None:
@@ -261,7 +267,7 @@ def test_two_releases_are_compared_question_by_question(house: Site, speaker: Sp
     assert [len(one["marks"]) for one in told["questions"]] == [2] * 4
     assert found.unusable == ()
     assert before in str(found)
-    assert "no difference shown" in str(found)
+    assert "too few documents to tell" in str(found)
 
 
 def test_one_release_is_not_compared_with_itself(house: Site, file: Callable[..., Path]) -> None:

@@ -24,7 +24,7 @@ from ragstone.corpus import Chunk, snapshot
 from ragstone.corpus.views import views
 from ragstone.errors import ConfigError, IndexingError, RagstoneError
 from ragstone.inference import CHUNK, QUERY, Model
-from ragstone.retrieve import Calibration, Retriever
+from ragstone.retrieve import Calibration, Retriever, fuse
 from ragstone.show import Silence
 from tests import engines, node
 from tests.origins import Origin, Site, running, site
@@ -123,6 +123,17 @@ def test_the_vector_of_a_question_is_made_by_the_engine_alone(both: tuple[indexe
     here, there = both
     assert (here.encodes, there.encodes) == (False, True)
     assert there.search(asked)
+
+
+def test_the_engine_fuses_lists_of_vectors_that_it_asked_for(
+    origin: Origin, engine: Settings, both: tuple[indexes.Index, indexes.Index]
+) -> None:
+    asked = indexes.Query(QUESTIONS[2], indexes.UNMADE, PUBLIC, 50)  # one that has words in several chunks
+    expected = {one.chunk: fused for one, fused in fuse(both[1].search(asked), 0.5)}
+    fusing = config.override(engine, "index", url=f"{engine.index.url}?fusion=linear")
+    with closing(opened(fusing, origin.site, built(fusing, origin.site))) as index:
+        found = {one.chunk: fused for one, fused in fuse(index.search(asked), 0.5)}
+    assert found == pytest.approx(expected, abs=1.1e-3)
 
 
 # ---- a release

@@ -266,7 +266,9 @@ def deploy(
     settings, store = opened()
     deployment = service.read(file, version, settings)
     service.deploy(settings, store, deployment, Terminal().say, to)
-    print(f"{deployment.id} is there; to let it answer: ragstone service promote {deployment.id}")
+    generates = deployment.kind == "generator"
+    how = f"ragstone service promote {deployment.id}" if generates else f'serve.embeddings = "{deployment.id}"'
+    print(f"{deployment.id} is there; to let it answer: {how}")
 
 
 @app.command()

@@ -186,6 +186,11 @@ class Edge:
     """The release pointer is read at most this often, in seconds."""
     cache_mb: int = 256
     timeout: float = 180.0
+    redis: str = field(default="", repr=False)
+    """The Redis or Valkey in which edges share answers and limits: `rediss://user:password@host:6380/0`, from RAGSTONE_EDGE_REDIS
+    rather than the file; empty is none."""
+    redis_mb: int = 1024
+    """What answers may take there, in MiB."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ragstone.edge.cloudflare import SOURCE
 from ragstone.wire import EventReader
 from tests import workerd
 from tests.conformance.bench import ROOT
+from tests.sequences import steps
 from tests.test_canonical import raw
 
 Rule = Callable[..., Any]
@@ -121,17 +122,11 @@ def test_an_entry_is_served_asked_for_or_passed_by_as_every_edge_does(rule: Rule
 @pytest.mark.parametrize("sequence", LIMITS["sequences"], ids=lambda sequence: sequence["name"])
 def test_a_key_is_admitted_and_told_what_every_edge_tells_it(rule: Rule, sequence: dict[str, Any]) -> None:
     most = {"rpm": sequence["rpm"], "tpm": sequence["tpm"]}
-    taken, reserved = None, dict[str, int]()
-    for step in sequence["steps"]:
-        kind = "requests" if step["do"] == "request" else "tokens"
-        cost = 1 if step["do"] == "request" else step.get("tokens", 0)
-        if step["do"] == "settle":
-            cost = step["used"] - reserved[step["as"]]
-        elif step["do"] == "reserve":
-            reserved[step["as"]] = min(cost, sequence["tpm"])
-        verdict = rule("take", **most, taken=taken, kind=kind, cost=cost, owed=step["do"] == "settle", at=step["at"])
-        assert verdict["wait"] == pytest.approx(step["wait"], abs=2e-6)
-        assert {name: verdict["headers"][name] for name in step["headers"]} == step["headers"]
+    taken = None
+    for step in steps(sequence):
+        verdict = rule("take", **most, taken=taken, kind=step.kind, cost=step.cost, owed=step.owed, at=step.at)
+        assert verdict["wait"] == pytest.approx(step.wait, abs=2e-6)
+        assert {name: verdict["headers"][name] for name in step.headers} == step.headers
         taken = verdict["taken"]
 
 

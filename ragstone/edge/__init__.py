@@ -14,8 +14,6 @@ from ragstone.errors import ConfigError
 
 CACHE = "x-ragstone-cache"
 """The header that says where an answer came from: `hit`, `revalidated`, `miss` or `bypass`."""
-RELEASE = "x-ragstone-release"
-"""The header that names the release that made the answer, or confirmed it."""
 
 
 class Edge(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import re
@@ -12,21 +11,23 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-import aiohttp
 import orjson
 
-from ragstone import canonical, replay, telemetry
+from ragstone import answers, canonical, replay, telemetry
 from ragstone.access import Principal, Verifier
-from ragstone.cache import Asked, Cache, Entry, asked, decide, may_stand_in
+from ragstone.answers import JSON, Answer, Answered, End, Event, Head, Refusal
+from ragstone.budget import Budget
+from ragstone.cache import Asked, Cache, Decision, Entry, asked, decide, may_stand_in
 from ragstone.config import Settings
-from ragstone.edge import CACHE, RELEASE
-from ragstone.errors import GeneratorError, OriginError, RagstoneError, RequestError, Unauthorized
+from ragstone.edge import CACHE
+from ragstone.errors import OriginError, RagstoneError, RequestError, Unauthorized
 from ragstone.exchange import Exchange, Headers, Receive, Scope, Send
-from ragstone.flight import Flight, Flights
-from ragstone.limit import Allowance, Limits, Reservation, estimate
+from ragstone.flight import Flights
+from ragstone.limit import Limits, estimate
 from ragstone.listen import listen
 from ragstone.origin import Origin, Pointer
-from ragstone.wire import DONE, EventReader, error_body, sse
+from ragstone.shared import Shared
+from ragstone.wire import DONE, RELEASE, error_body, sse
 
 log = logging.getLogger("ragstone.edge")
 
@@ -43,12 +44,8 @@ METHODS = {
 MODEL = re.compile(r"/v1/models/[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 FORWARDED = (b"authorization", b"traceparent", b"tracestate")
 """All that the origin is told of a caller's headers: nothing can be smuggled past a list of what may pass."""
-RETURNED = ("content-type", "etag", "retry-after", RELEASE)
 PERSONAL = frozenset({401, 403, 429})
 """Refusals of who asked, not of what was asked: they are not shared with others who wait."""
-LARGEST = 64 << 20
-"""Bytes of one answer of the origin; more is an error."""
-JSON = (b"content-type", b"application/json")
 STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
@@ -57,7 +54,7 @@ class Question:
     """One chat request, understood."""
 
     principal: Principal
-    allowance: Allowance
+    budget: Budget
     headers: dict[str, str]
     """What the origin is told of the caller."""
     body: dict[str, Any]
@@ -68,39 +65,6 @@ class Question:
     include_usage: bool
     tokens: int
     """What it may cost, to be reserved."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """What the headers of a live answer say."""
-
-    release: str
-    etag: str
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The origin's finished answer, or its word that the kept one still holds. `tokens` is None when it did not say."""
-
-    entry: Entry
-    state: str
-    tokens: int | None
-    keep: bool = True
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """The origin's error, in its own words."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
-Event = tuple[bytes, bytes]
-"""One chunk as an event, with the usage and without; the latter is empty when nothing else was in it."""
-End = Answered | Refusal | OriginError
-Answer = Flight[Head, Event, End]
 
 
 def run(settings: Settings, started: Callable[[str], None] | None = None) -> None:
@@ -119,6 +83,7 @@ class Edge:
         self._verifier = Verifier()
         self._limits = Limits()
         self._cache = Cache(settings.edge.cache_mb << 20)
+        self._shared = Shared(settings.edge.redis, settings.edge.redis_mb << 20) if settings.edge.redis else None
         self._flights: Flights[Head, Event, End] = Flights()
         self._pointer: Pointer | None = None
         self._fault: OriginError | None = None
@@ -157,6 +122,8 @@ class Edge:
         watch.cancel()
         await self._flights.close()
         await self._origin.close()
+        if self._shared:
+            await self._shared.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _watch(self) -> None:
@@ -220,33 +187,33 @@ class Edge:
         body |= {"requests": self._open, "flights": len(self._flights), "entries": len(self._cache), "bytes": self._cache.size}
         await exchange.respond(200 if ready or exchange.path == "/healthz" else 503, [JSON], orjson.dumps(body))
 
-    async def _admit(self, exchange: Exchange) -> tuple[Principal, Allowance]:
+    async def _admit(self, exchange: Exchange) -> tuple[Principal, Budget]:
         """Who asks, counted against their limit. Raises `Unauthorized` or `RateLimited`."""
         scheme, _, token = exchange.header(b"authorization").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthorized("there is no API key: send 'Authorization: Bearer <key>'", "ragstone keys create")
         principal = self._verifier.verify(token.strip())
-        now = time.monotonic()
-        allowance = self._limits.of(principal.key, principal.rpm, principal.tpm, now)
-        exchange.extra = lambda: allowance.headers(time.monotonic())
-        allowance.request(now)
-        return principal, allowance
+        here = self._limits.of(principal.key, principal.rpm, principal.tpm, time.monotonic())
+        budget = Budget(principal.key, here, self._shared)
+        exchange.extra = budget.headers
+        await budget.request()
+        return principal, budget
 
     async def _pass(self, exchange: Exchange) -> None:
         """What is not cached: keys and limits here, the answer from the origin."""
         release = await self._release()
-        _, allowance = await self._admit(exchange)
+        _, budget = await self._admit(exchange)
         body = await exchange.body(self._most) if exchange.method == "POST" else None
         if body is not None:
             canonical.parse(body)
-        reservation, used = allowance.reserve(len(body or b"") // 4, time.monotonic()), 0
+        reservation, used = await budget.reserve(len(body or b"") // 4), 0
         try:
             async with self._origin.ask(exchange.method, exchange.path, _forwarded(exchange), body, self._settings.timeout) as response:
-                answer = await _whole(response)
-            used = _used(answer)
+                answer = await answers.whole(response)
+            used = answers.used(answer)
         finally:
-            allowance.settle(reservation, used, time.monotonic())
-        headers = _returned(response)
+            await budget.settle(reservation, used)
+        headers = answers.returned(response)
         if RELEASE not in response.headers:
             headers.append((RELEASE.encode(), release.encode()))
         await exchange.respond(response.status, [*headers, (CACHE.encode(), b"bypass")], answer)
@@ -255,15 +222,14 @@ class Edge:
 
     async def _chat(self, exchange: Exchange) -> None:
         await self._release()
-        principal, allowance = await self._admit(exchange)
-        question = _question(exchange, principal, allowance, await exchange.body(self._most), self._max_tokens)
+        principal, budget = await self._admit(exchange)
+        question = _question(exchange, principal, budget, await exchange.body(self._most), self._max_tokens)
         await self._answer(exchange, question)
 
     async def _answer(self, exchange: Exchange, question: Question) -> None:
         """From the cache, from a flight under way, or from a new one."""
         release = await self._release()
-        entry = self._cache.get(question.key) if question.key else None
-        decision = decide(entry, question.asked, release, self._settings.ttl, time.time()) if question.key else "bypass"
+        entry, decision = await self._kept(question, release)
         if entry and decision == "hit":
             return await self._reply(exchange, question, entry, "hit")
         if question.key is None or decision == "bypass":
@@ -273,6 +239,21 @@ class Edge:
             produce = self._production(question, entry if decision == "revalidate" else None)
             flight, _ = self._flights.start((question.key, release), question.principal.key, produce)
         return await self._follow(exchange, question, flight, entry)
+
+    async def _kept(self, question: Question, release: str) -> tuple[Entry | None, Decision]:
+        """The entry and what to do with it; one that can't be served as it is is looked for among what all edges share."""
+        if question.key is None:
+            return None, "bypass"
+        entry = self._cache.get(question.key)
+        decision = decide(entry, question.asked, release, self._settings.ttl, time.time())
+        if self._shared is None or decision not in ("fetch", "revalidate"):
+            return entry, decision
+        found = await self._shared.get(question.key)
+        entry = max(filter(None, (found, self._cache.get(question.key))), key=lambda one: one.stored, default=None)
+        decision = decide(entry, question.asked, release, self._settings.ttl, time.time())
+        if entry and entry is found and decision == "hit":
+            self._cache.put(question.key, entry, release)
+        return entry, decision
 
     async def _past(self, exchange: Exchange, question: Question) -> None:
         """Past the cache: a flight that ends when the caller hangs up, since nobody else wants its answer."""
@@ -327,31 +308,44 @@ class Edge:
     # ---- flights
 
     def _production(self, question: Question, entry: Entry | None) -> Callable[[Answer], Coroutine[Any, Any, None]]:
-        """What makes the answer, once its tokens are reserved. Raises `RateLimited`. With an entry, the origin may confirm it."""
-        reservation = question.allowance.reserve(question.tokens, time.monotonic())
-        return lambda flight: self._produce(flight, question, entry, reservation)
+        """What makes the answer and lands it, whatever happens. With an entry, the origin may confirm it."""
+        return lambda flight: self._produce(flight, question, entry)
 
-    async def _produce(self, flight: Answer, question: Question, entry: Entry | None, reservation: Reservation) -> None:
-        """Fly to the end, whatever happens: settle the tokens, keep the answer, wake the followers."""
+    async def _produce(self, flight: Answer, question: Question, entry: Entry | None) -> None:
         end: End = OriginError("the edge was stopped before the answer was whole", status=503)
+        try:
+            end = await self._paid(flight, question, entry)
+        except RagstoneError as error:
+            end = error
+        finally:
+            if isinstance(end, Answered) and end.keep and question.key and self._pointer:
+                self._cache.put(question.key, end.entry, self._pointer.release)
+            flight.land(end)
+        if isinstance(end, Answered) and end.keep and question.key and self._shared:
+            await self._shared.put(question.key, end.entry, await self._release())
+
+    async def _paid(self, flight: Answer, question: Question, entry: Entry | None) -> End:
+        """The answer, its tokens reserved before and settled after. Raises `RateLimited` or `OriginError`."""
+        reservation = await question.budget.reserve(question.tokens)
         used: int | None = None  # a caller who hangs up past the cache has spent what was reserved
         try:
             async with asyncio.timeout(self._settings.timeout):
                 end = await self._fetch(flight, question, entry)
             used = end.tokens if isinstance(end, Answered) else 0
+            return end
         except TimeoutError:
-            end, used = OriginError(f"the answer was not whole after {self._settings.timeout:g} s", status=504), 0
-        except OriginError as error:
-            end, used = error, 0
+            used = 0
+            raise OriginError(f"the answer was not whole after {self._settings.timeout:g} s", status=504) from None
+        except OriginError:
+            used = 0
+            raise
         except Exception:
+            used = 0
             log.exception("an answer of the origin can't be used")
-            end, used = OriginError("the origin's answer can't be used; the edge's log says why"), 0
+            raise OriginError("the origin's answer can't be used; the edge's log says why") from None
         finally:
             if used is not None:
-                question.allowance.settle(reservation, used, time.monotonic())
-            if isinstance(end, Answered) and end.keep and question.key and self._pointer:
-                self._cache.put(question.key, end.entry, self._pointer.release)
-            flight.land(end)
+                await question.budget.settle(reservation, used)
 
     async def _fetch(self, flight: Answer, question: Question, entry: Entry | None) -> End:
         """Ask the origin, always for a stream: whoever joins can follow it live, whichever form they asked for."""
@@ -359,40 +353,14 @@ class Edge:
         headers = question.headers | ({"if-none-match": entry.etag} if entry else {})
         async with self._origin.ask("POST", CHAT, headers, body) as response:
             if response.status == 304 and entry:
-                return _confirmed(entry, response)
+                return answers.confirmed(entry, response)
             if response.status != 200:
-                return await _refusal(response)
+                return await answers.refusal(response)
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise OriginError(f"the origin answered with {response.headers.get('content-type', 'no content type')[:80]}, not a stream")
-            return await self._read(flight, response)
+            return await answers.read(flight, response)
 
-    async def _read(self, flight: Answer, response: aiohttp.ClientResponse) -> End:
-        """The stream to its end, told to the flight event by event."""
-        release, etag = response.headers.get(RELEASE, ""), response.headers.get("etag", "")
-        reader, fold, size = EventReader(), replay.Fold(), 0
-        async for part in response.content.iter_any():
-            size += len(part)
-            if size > LARGEST:
-                raise OriginError(f"the origin's answer is over {LARGEST} bytes")
-            for data in _events(reader, part):
-                chunk = _chunk(data)
-                if chunk.get("error"):
-                    return Refusal(502, [JSON], data)
-                fold.add(chunk)
-                if flight.head is None:
-                    flight.open(Head(release, etag))
-                flight.add((sse(data), _sse(replay.without_usage(data, chunk))))
-            if reader.done:
-                await _drain(response)
-                break
-        if not reader.done or not fold.complete:
-            raise OriginError("the origin's answer was cut short")
-        keep = bool(release) and "no-store" not in response.headers.get("cache-control", "").lower()
-        entry = Entry(orjson.dumps(fold.completion()), etag, release, time.time())
-        return Answered(entry, "miss", fold.tokens, keep)
-
-
-def _question(exchange: Exchange, principal: Principal, allowance: Allowance, data: bytes, max_tokens: int) -> Question:
+def _question(exchange: Exchange, principal: Principal, budget: Budget, data: bytes, max_tokens: int) -> Question:
     """Raises `RequestError` on a body whose form can't be told; what else is wrong with it is the origin's to say."""
     body = canonical.parse(data)
     streamed, options = body.get("stream"), body.get("stream_options")
@@ -404,16 +372,12 @@ def _question(exchange: Exchange, principal: Principal, allowance: Allowance, da
     include_usage = bool(options and options.get("include_usage"))
     directives = asked(exchange.header(b"cache-control"))
     tokens = estimate(body, len(data), max_tokens)
-    return Question(principal, allowance, _forwarded(exchange), body, key, directives, bool(streamed), include_usage, tokens)
+    return Question(principal, budget, _forwarded(exchange), body, key, directives, bool(streamed), include_usage, tokens)
 
 
 def _forwarded(exchange: Exchange) -> dict[str, str]:
     headers = {name.decode(): exchange.header(name) for name in FORWARDED if name in exchange.headers}
     return headers | {"content-type": "application/json", "x-request-id": exchange.id.decode()}
-
-
-def _returned(response: aiohttp.ClientResponse) -> Headers:
-    return [(name.encode(), response.headers[name].encode()) for name in RETURNED if name in response.headers]
 
 
 def _validators(release: str, etag: str) -> Headers:
@@ -424,67 +388,3 @@ def _told(state: str) -> Headers:
     """The cache header, and the count behind it."""
     telemetry.cache.labels(state).inc()
     return [(CACHE.encode(), state.encode())]
-
-
-def _events(reader: EventReader, part: bytes) -> list[bytes]:
-    try:
-        return reader.feed(part)
-    except GeneratorError as error:
-        raise OriginError(error.message) from error
-
-
-def _chunk(data: bytes) -> dict[str, Any]:
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        chunk = None
-    if not isinstance(chunk, dict):
-        raise OriginError("the origin's stream holds an event that is no JSON object")
-    return chunk
-
-
-def _sse(data: bytes | None) -> bytes:
-    return b"" if data is None else sse(data)
-
-
-def _confirmed(entry: Entry, response: aiohttp.ClientResponse) -> Answered:
-    """The entry as the release that confirmed it gives it."""
-    release = response.headers.get(RELEASE, "")
-    if not release:
-        raise OriginError("the origin confirmed an answer without naming its release")
-    renewed = Entry(replay.renewed(entry.body, release), entry.etag, release, time.time())
-    return Answered(renewed, "revalidated", 0)
-
-
-async def _refusal(response: aiohttp.ClientResponse) -> Refusal:
-    """The origin's own error. Raises `OriginError` when it is not one in JSON."""
-    body = await _whole(response)
-    if response.status < 400 or "json" not in response.headers.get("content-type", ""):
-        raise OriginError(f"the origin answered {response.status} without an error in JSON")
-    return Refusal(response.status, _returned(response), body)
-
-
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    """The response's body. Raises `OriginError` when it is too large to be an answer."""
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > LARGEST:
-            raise OriginError(f"the origin's answer is over {LARGEST} bytes")
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read what follows `[DONE]`, so that the connection is used again and the origin does not see its caller hang up."""
-    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(1):
-            await response.content.read()
-
-
-def _used(answer: bytes) -> int:
-    try:
-        body = orjson.loads(answer)
-    except orjson.JSONDecodeError:
-        return 0
-    return (replay.used(body) if isinstance(body, dict) else None) or 0

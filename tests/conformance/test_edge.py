@@ -252,7 +252,7 @@ def test_a_hundred_concurrent_equal_misses_make_one_origin_request(bench: Bench)
     async def scene() -> list[Response]:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             waiting = [asyncio.create_task(post(session, bench, {**body, "stream": number % 2 == 0})) for number in range(100)]
-            await asyncio.to_thread(until, lambda: bool(bench.health["requests"] > 100))
+            await asyncio.to_thread(until, lambda: bool(bench.health["requests"] > 100 and asked(bench, body)))
             bench.origin.go()
             return await asyncio.gather(*waiting)
 

@@ -15,6 +15,8 @@ class Budget:
     def __init__(self, key: str, here: Allowance, shared: Shared | None) -> None:
         self._key, self._here, self._shared = key, here, shared
         self._told: tuple[Standing, Standing] | None = None
+        self.spent = 0
+        """The tokens that were used on behalf of this request."""
 
     async def request(self) -> None:
         """Count a request. Raises `RateLimited`, and counts nothing, when it is one too many."""
@@ -33,6 +35,7 @@ class Budget:
 
     async def settle(self, reservation: Reservation, used: int) -> None:
         """Replace what was reserved with what was used, which may be more."""
+        self.spent += used
         await self._take("tokens", used - reservation.tokens, owed=True)
 
     def headers(self) -> list[tuple[bytes, bytes]]:

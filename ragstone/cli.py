@@ -215,13 +215,14 @@ def edge(
     context: typer.Context,
     port: Annotated[int | None, typer.Option(help="The edge's port; 0 takes a free one.")] = None,
     origin: Annotated[str | None, typer.Option(help="The origin's URL.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on the port; more than one need edge.redis.")] = None,
 ) -> None:
     """Run the edge: keys, limits and the answer cache in front of the origin. `ragstone up` starts it."""
     from ragstone.connect import connector
 
     if context.invoked_subcommand:
         return
-    settings = config.override(config.load(), "edge", port=port, origin=origin)
+    settings = config.override(config.load(), "edge", port=port, origin=origin, workers=workers)
     connector("edge", settings.edge.url).run(settings, lambda url: print(f"edge {url}", flush=True))
 
 
@@ -237,6 +238,14 @@ def edge_deploy(
     settings = config.load()
     url = stage.address(settings.edge.url, to)
     stage.deploy(config.override(settings, "edge", url=url, origin=origin), dry_run=dry_run)
+
+
+@edges.command("tail")
+def edge_tail() -> None:
+    """Print each request of the edge as it comes: from the Python edge's access log, or from Cloudflare by wrangler."""
+    from ragstone import edge as stage
+
+    stage.tail(config.load())
 
 
 @app.command()

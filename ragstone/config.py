@@ -191,6 +191,16 @@ class Edge:
     rather than the file; empty is none."""
     redis_mb: int = 1024
     """What answers may take there, in MiB."""
+    workers: int = 1
+    """Processes on the port; more than one need `redis`."""
+    share_port: bool = False
+    """Other edges may listen on the same port (SO_REUSEPORT), each of them set so."""
+    certificate: str = ""
+    """The file of a TLS certificate and its chain, below the project folder; empty is plain HTTP."""
+    certificate_key: str = ""
+    """The file of its key."""
+    log: str = ".ragstone/logs/access.jsonl"
+    """Where each request is a line of JSON, below the project folder; empty is nowhere."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +280,17 @@ def override(settings: Settings, section: str, **values: Any) -> Settings:
     given = {name: value for name, value in values.items() if value is not None}
     changed: dict[str, Any] = {section: replace(getattr(settings, section), **given)}
     return replace(settings, **changed)
+
+
+def environment(settings: Settings, section: str) -> dict[str, str]:
+    """A section's settings as RAGSTONE_<SECTION>_<NAME>, for a process that is to have the same.
+
+    >>> environment(override(Settings(), "api", port=8900), "api")["RAGSTONE_API_PORT"]
+    '8900'
+    """
+    given = getattr(settings, section)
+    values = {f"RAGSTONE_{section}_{one.name}".upper(): getattr(given, one.name) for one in fields(given)}
+    return {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
 
 
 def cache_folder(environment: Mapping[str, str] | None = None) -> Path:

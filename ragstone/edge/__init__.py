@@ -47,3 +47,8 @@ def deploy(settings: Settings, *, dry_run: bool = False) -> None:
     if not hasattr(module, "deploy"):
         raise ConfigError(f"the edge {settings.edge.url!r} runs where it is started: there is nothing to deploy", "ragstone edge")
     module.deploy(settings, dry_run=dry_run)
+
+
+def tail(settings: Settings) -> None:
+    """Print the requests of the edge that `edge.url` names as they come, until interrupted. Raises `ConfigError`."""
+    connector("edge", settings.edge.url).tail(settings)

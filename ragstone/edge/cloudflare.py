@@ -61,14 +61,15 @@ def deploy(settings: Settings, *, dry_run: bool = False) -> None:
     """
     if is_here(urlsplit(settings.edge.origin).hostname):
         raise ConfigError(f"edge.origin = {settings.edge.origin!r} is this machine: Cloudflare can't reach it", "set edge.origin")
-    packages = npm.packages(_source() / "package.json")
-    wrangler = packages / "node_modules" / "wrangler" / "bin" / "wrangler.js"
     rendered = _write(settings)
-    command = [str(npm.node(packages)), str(wrangler), "deploy", "--minify", "--config", str(rendered)]
-    if dry_run:
-        command += ["--dry-run", "--outdir", str(rendered.parent / "bundle")]
-    if status := subprocess.run(command, cwd=rendered.parent, env=_environment()).returncode:
-        raise ConfigError(f"wrangler ended with status {status}", "see what it printed above")
+    bundle = ["--dry-run", "--outdir", str(rendered.parent / "bundle")] if dry_run else []
+    _wrangler("deploy", "--minify", "--config", str(rendered), *bundle, folder=rendered.parent)
+
+
+def tail(settings: Settings) -> None:
+    """Print the Worker's requests as Cloudflare tells of them, as JSON, until interrupted; likewise."""
+    rendered = _write(settings)
+    _wrangler("tail", "--format", "json", "--config", str(rendered), folder=rendered.parent)
 
 
 def render(settings: Settings) -> dict[str, object]:
@@ -113,6 +114,13 @@ def _source() -> Path:
     if not SOURCE.is_dir():
         raise ConfigError(f"the Worker's source is not at {SOURCE}: only a checkout of Ragstone has it")
     return SOURCE
+
+
+def _wrangler(*arguments: str, folder: Path) -> None:
+    packages = npm.packages(_source() / "package.json")
+    wrangler = packages / "node_modules" / "wrangler" / "bin" / "wrangler.js"
+    if status := subprocess.run([str(npm.node(packages)), str(wrangler), *arguments], cwd=folder, env=_environment()).returncode:
+        raise ConfigError(f"wrangler {arguments[0]} ended with status {status}", "see what it printed above")
 
 
 def _write(settings: Settings) -> Path:

@@ -13,18 +13,19 @@ from typing import Any
 
 import orjson
 
-from ragstone import answers, canonical, replay, telemetry
+from ragstone import accesslog, answers, canonical, crew, replay, telemetry
 from ragstone.access import Principal, Verifier
+from ragstone.accesslog import AccessLog
 from ragstone.answers import JSON, Answer, Answered, End, Event, Head, Refusal
 from ragstone.budget import Budget
 from ragstone.cache import Asked, Cache, Decision, Entry, asked, decide, may_stand_in
 from ragstone.config import Settings
 from ragstone.edge import CACHE
-from ragstone.errors import OriginError, RagstoneError, RequestError, Unauthorized
+from ragstone.errors import ConfigError, OriginError, RagstoneError, RequestError, Unauthorized
 from ragstone.exchange import Exchange, Headers, Receive, Scope, Send
 from ragstone.flight import Flights
 from ragstone.limit import Limits, estimate
-from ragstone.listen import listen
+from ragstone.listen import Certificate, listen
 from ragstone.origin import Origin, Pointer
 from ragstone.shared import Shared
 from ragstone.wire import DONE, RELEASE, error_body, sse
@@ -44,6 +45,8 @@ METHODS = {
 MODEL = re.compile(r"/v1/models/[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 FORWARDED = (b"authorization", b"traceparent", b"tracestate")
 """All that the origin is told of a caller's headers: nothing can be smuggled past a list of what may pass."""
+POLLED = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds by probes and Prometheus: logged only when refused."""
 PERSONAL = frozenset({401, 403, 429})
 """Refusals of who asked, not of what was asked: they are not shared with others who wait."""
 STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -69,7 +72,21 @@ class Question:
 
 def run(settings: Settings, started: Callable[[str], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way. `started` is called with the bound URL. Raises `ConfigError`."""
-    listen(Edge(settings), settings.edge.host, settings.edge.port, drain=settings.edge.timeout, started=started)
+    edge = settings.edge
+    if edge.workers > 1:
+        return crew.run(settings, started)
+    paths = [settings.folder / name for name in (edge.certificate, edge.certificate_key) if name]
+    certificate = Certificate(paths[0], paths[-1]) if paths else None  # one file may hold both
+    app = Edge(settings)
+    return listen(app, edge.host, edge.port, drain=edge.timeout, started=started, shared=edge.share_port, certificate=certificate)
+
+
+def tail(settings: Settings) -> None:
+    """Print the access log as it grows, until interrupted. Raises `ConfigError` when none is written."""
+    if not settings.edge.log:
+        raise ConfigError("edge.log is empty: no request is logged", "remove it from ragstone.toml")
+    for line in accesslog.follow(settings.folder / settings.edge.log):
+        print(line, flush=True)
 
 
 class Edge:
@@ -84,6 +101,7 @@ class Edge:
         self._limits = Limits()
         self._cache = Cache(settings.edge.cache_mb << 20)
         self._shared = Shared(settings.edge.redis, settings.edge.redis_mb << 20) if settings.edge.redis else None
+        self._log = AccessLog(settings.folder / settings.edge.log) if settings.edge.log else None
         self._flights: Flights[Head, Event, End] = Flights()
         self._pointer: Pointer | None = None
         self._fault: OriginError | None = None
@@ -94,7 +112,7 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
-        exchange = Exchange(scope, receive, send)
+        exchange, began = Exchange(scope, receive, send), time.perf_counter()
         self._open += 1
         try:
             await self._route(exchange)
@@ -107,6 +125,8 @@ class Edge:
             self._open -= 1
         route = exchange.path if exchange.path in METHODS else "/v1/models/{model}" if MODEL.fullmatch(exchange.path) else "other"
         telemetry.requests.labels("edge", route, str(exchange.status)).inc()
+        if self._log and (route not in POLLED or exchange.status >= 400):
+            self._log.add(_line(exchange, time.perf_counter() - began))
         return None
 
     # ---- the release pointer
@@ -195,7 +215,8 @@ class Edge:
         principal = self._verifier.verify(token.strip())
         here = self._limits.of(principal.key, principal.rpm, principal.tpm, time.monotonic())
         budget = Budget(principal.key, here, self._shared)
-        exchange.extra = budget.headers
+        exchange.extra, exchange.spent = budget.headers, lambda: budget.spent
+        exchange.notes = {"key": principal.key, "tenant": principal.tenant}
         await budget.request()
         return principal, budget
 
@@ -382,6 +403,14 @@ def _forwarded(exchange: Exchange) -> dict[str, str]:
 
 def _validators(release: str, etag: str) -> Headers:
     return [(name, value.encode()) for name, value in ((RELEASE.encode(), release), (b"etag", etag)) if value]
+
+
+def _line(exchange: Exchange, seconds: float) -> dict[str, object]:
+    """The request as the access log has it: who and how, never what was asked."""
+    told = dict(exchange.sent)
+    named = {name: told[header].decode() for name, header in (("cache", CACHE.encode()), ("release", RELEASE.encode())) if header in told}
+    line = {"id": exchange.id.decode(), "method": exchange.method, "path": exchange.path[:200], "status": exchange.status}
+    return {**line, **exchange.notes, **named, "tokens": exchange.spent(), "ms": round(seconds * 1000, 1)}
 
 
 def _told(state: str) -> Headers:

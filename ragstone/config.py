@@ -191,6 +191,16 @@ class Edge:
     rather than the file; empty is none."""
     redis_mb: int = 1024
     """What answers may take there, in MiB."""
+    fallbacks: tuple[str, ...] = ()
+    """Further origins over the same store, asked in this order when those before can't be; in the environment with commas between them."""
+    hedge: bool = False
+    """A request that is no stream is made a second time when it is later than 19 of 20 were."""
+    concurrency: int = 0
+    """Requests that the origins get at the same time; 0 is no bound."""
+    queue: int = 100
+    """Requests that may wait for that, of `interactive` tenants and of all others each; more are a 429."""
+    interactive: tuple[str, ...] = ()
+    """Tenants whose requests do not wait for those of others."""
     workers: int = 1
     """Processes on the port; more than one need `redis`."""
     share_port: bool = False

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,9 +25,11 @@ from ragstone.edge import CACHE
 from ragstone.errors import ConfigError, OriginError, RagstoneError, RequestError, Unauthorized
 from ragstone.exchange import Exchange, Headers, Receive, Scope, Send
 from ragstone.flight import Flights
+from ragstone.gate import Gate
 from ragstone.limit import Limits, estimate
 from ragstone.listen import Certificate, listen
-from ragstone.origin import Origin, Pointer
+from ragstone.origin import Pointer
+from ragstone.origins import Origins
 from ragstone.shared import Shared
 from ragstone.wire import DONE, RELEASE, error_body, sse
 
@@ -96,7 +99,9 @@ class Edge:
         self._settings = settings.edge
         self._most = settings.api.max_body_kb * 1024
         self._max_tokens = settings.serve.max_tokens
-        self._origin = Origin(settings.edge.origin, settings.edge.timeout)
+        edge = settings.edge
+        self._origin = Origins((edge.origin, *edge.fallbacks), edge.timeout, hedge=edge.hedge)
+        self._gate = Gate(edge.concurrency, edge.queue)
         self._verifier = Verifier()
         self._limits = Limits()
         self._cache = Cache(settings.edge.cache_mb << 20)
@@ -223,13 +228,14 @@ class Edge:
     async def _pass(self, exchange: Exchange) -> None:
         """What is not cached: keys and limits here, the answer from the origin."""
         release = await self._release()
-        _, budget = await self._admit(exchange)
+        principal, budget = await self._admit(exchange)
         body = await exchange.body(self._most) if exchange.method == "POST" else None
         if body is not None:
             canonical.parse(body)
         reservation, used = await budget.reserve(len(body or b"") // 4), 0
         try:
-            async with self._origin.ask(exchange.method, exchange.path, _forwarded(exchange), body, self._settings.timeout) as response:
+            asking = self._origin.ask(exchange.method, exchange.path, _forwarded(exchange), body, self._settings.timeout)
+            async with self._passage(principal), asking as response:
                 answer = await answers.whole(response)
             used = answers.used(answer)
         finally:
@@ -238,6 +244,9 @@ class Edge:
         if RELEASE not in response.headers:
             headers.append((RELEASE.encode(), release.encode()))
         await exchange.respond(response.status, [*headers, (CACHE.encode(), b"bypass")], answer)
+
+    def _passage(self, principal: Principal) -> AbstractAsyncContextManager[None]:
+        return self._gate.passage(first=principal.tenant in self._settings.interactive)
 
     # ---- chat
 
@@ -357,7 +366,7 @@ class Edge:
         except TimeoutError:
             used = 0
             raise OriginError(f"the answer was not whole after {self._settings.timeout:g} s", status=504) from None
-        except OriginError:
+        except RagstoneError:
             used = 0
             raise
         except Exception:
@@ -372,7 +381,8 @@ class Edge:
         """Ask the origin, always for a stream: whoever joins can follow it live, whichever form they asked for."""
         body = json.dumps({**question.body, "stream": True, "stream_options": {"include_usage": True}}).encode()
         headers = question.headers | ({"if-none-match": entry.etag} if entry else {})
-        async with self._origin.ask("POST", CHAT, headers, body) as response:
+        asking = self._origin.ask("POST", CHAT, headers, body, hedge=not question.streamed)
+        async with self._passage(question.principal), asking as response:
             if response.status == 304 and entry:
                 return answers.confirmed(entry, response)
             if response.status != 200:

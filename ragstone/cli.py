@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ragstone import __version__, config
-from ragstone.commands import keys, members, models, opened, releases, services
+from ragstone.commands import Channel, keys, members, models, opened, releases, services
 from ragstone.errors import RagstoneError
 from ragstone.show import Terminal
 
@@ -238,6 +238,16 @@ def edge_deploy(
     settings = config.load()
     url = stage.address(settings.edge.url, to)
     stage.deploy(config.override(settings, "edge", url=url, origin=origin), dry_run=dry_run)
+
+
+@edges.command("purge")
+def edge_purge(channel: Channel = None) -> None:
+    """Have every answer made anew: no edge of the channel serves what it kept until now."""
+    from ragstone import release as rel
+
+    settings, store = opened()
+    rel.purge(store, channel or settings.project.channel)
+    print(f"answers kept until now are not served any more, {settings.edge.release_check + 3:g} s from now at the latest")
 
 
 @edges.command("tail")

@@ -28,7 +28,8 @@ def vectors(name: str) -> Any:
     return json.loads((ROOT / "tests" / "vectors" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-KEYS, CACHE, LIMITS, TOKENS, TRANSCRIPTS = map(vectors, ("keys", "cache", "limits", "tokens", "transcripts"))
+NAMES = ("keys", "cache", "limits", "tokens", "transcripts", "shares")
+KEYS, CACHE, LIMITS, TOKENS, TRANSCRIPTS, SHARES = map(vectors, NAMES)
 WHOLE = [one for one in TRANSCRIPTS["transcripts"] if one["complete"]]
 
 
@@ -138,6 +139,11 @@ def test_the_tokens_of_an_answer_are_estimated_from_its_body(rule: Rule, case: d
 @pytest.mark.parametrize("case", LIMITS["durations"], ids=lambda case: case["text"])
 def test_a_duration_is_written_as_openai_writes_it(rule: Rule, case: dict[str, Any]) -> None:
     assert rule("duration", seconds=case["seconds"]) == case["text"]
+
+
+@pytest.mark.parametrize("case", SHARES["cases"], ids=lambda case: case["name"])
+def test_a_conversation_is_answered_by_the_release_that_every_edge_says(rule: Rule, case: dict[str, Any]) -> None:
+    assert rule("shares", **case) == case["release"]
 
 
 # ---- streams

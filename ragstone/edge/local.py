@@ -14,12 +14,12 @@ from typing import Any
 
 import orjson
 
-from ragstone import accesslog, answers, canonical, crew, replay, telemetry
+from ragstone import accesslog, answers, canonical, crew, replay, shares, telemetry
 from ragstone.access import Principal, Verifier
 from ragstone.accesslog import AccessLog
 from ragstone.answers import JSON, Answer, Answered, End, Event, Head, Refusal
 from ragstone.budget import Budget
-from ragstone.cache import Asked, Cache, Decision, Entry, asked, decide, may_stand_in
+from ragstone.cache import Asked, Cache, Decision, Entry, asked, decide, may_stand_in, since
 from ragstone.config import Settings
 from ragstone.edge import CACHE
 from ragstone.errors import ConfigError, OriginError, RagstoneError, RequestError, Unauthorized
@@ -71,6 +71,8 @@ class Question:
     include_usage: bool
     tokens: int
     """What it may cost, to be reserved."""
+    opening: str
+    """What its conversation began with."""
 
 
 def run(settings: Settings, started: Callable[[str], None] | None = None) -> None:
@@ -185,6 +187,12 @@ class Edge:
             raise OriginError(reason, status=503, retry_after=self._settings.release_check)
         return self._pointer.release
 
+    async def _release_of(self, question: Question) -> str:
+        """The release that answers this conversation. Raises `OriginError` likewise."""
+        in_force = await self._release()
+        canary = self._pointer.canary if self._pointer else {}
+        return shares.release(in_force, canary, question.body.get("model"), question.opening)
+
     # ---- routes
 
     async def _route(self, exchange: Exchange) -> None:
@@ -258,7 +266,7 @@ class Edge:
 
     async def _answer(self, exchange: Exchange, question: Question) -> None:
         """From the cache, from a flight under way, or from a new one."""
-        release = await self._release()
+        release = await self._release_of(question)
         entry, decision = await self._kept(question, release)
         if entry and decision == "hit":
             return await self._reply(exchange, question, entry, "hit")
@@ -274,12 +282,14 @@ class Edge:
         """The entry and what to do with it; one that can't be served as it is is looked for among what all edges share."""
         if question.key is None:
             return None, "bypass"
-        entry = self._cache.get(question.key)
+        purged = self._pointer.purged if self._pointer else 0.0
+        entry = since(self._cache.get(question.key), purged)
         decision = decide(entry, question.asked, release, self._settings.ttl, time.time())
         if self._shared is None or decision not in ("fetch", "revalidate"):
             return entry, decision
         found = await self._shared.get(question.key)
-        entry = max(filter(None, (found, self._cache.get(question.key))), key=lambda one: one.stored, default=None)
+        newest = max(filter(None, (found, self._cache.get(question.key))), key=lambda one: one.stored, default=None)
+        entry = since(newest, purged)
         decision = decide(entry, question.asked, release, self._settings.ttl, time.time())
         if entry and entry is found and decision == "hit":
             self._cache.put(question.key, entry, release)
@@ -306,7 +316,7 @@ class Edge:
         status = end.status
         if status in PERSONAL and flight.owner != question.principal.key:
             return await self._answer(exchange, question)  # refused in another's name: ask in one's own
-        if entry and status >= 500 and may_stand_in(entry, question.asked, await self._release()):
+        if entry and status >= 500 and may_stand_in(entry, question.asked, await self._release_of(question)):
             return await self._reply(exchange, question, entry, "hit")
         if isinstance(end, Refusal):
             return await exchange.respond(end.status, [*end.headers, *_told("bypass" if question.key is None else "miss")], end.body)
@@ -343,16 +353,23 @@ class Edge:
 
     async def _produce(self, flight: Answer, question: Question, entry: Entry | None) -> None:
         end: End = OriginError("the edge was stopped before the answer was whole", status=503)
+        began, kept = time.time(), None
         try:
             end = await self._paid(flight, question, entry)
+            kept = await self._keep(question, end, began)
         except RagstoneError as error:
             end = error
         finally:
-            if isinstance(end, Answered) and end.keep and question.key and self._pointer:
-                self._cache.put(question.key, end.entry, self._pointer.release)
             flight.land(end)
-        if isinstance(end, Answered) and end.keep and question.key and self._shared:
-            await self._shared.put(question.key, end.entry, await self._release())
+        if kept and question.key and self._shared:
+            await self._shared.put(question.key, kept, await self._release_of(question))
+
+    async def _keep(self, question: Question, end: End, began: float) -> Entry | None:
+        """The entry, once it is in memory; None where the answer is not to be kept, or was begun before a purge."""
+        if not isinstance(end, Answered) or not end.keep or question.key is None or self._pointer is None or began < self._pointer.purged:
+            return None
+        self._cache.put(question.key, end.entry, await self._release_of(question))
+        return end.entry
 
     async def _paid(self, flight: Answer, question: Question, entry: Entry | None) -> End:
         """The answer, its tokens reserved before and settled after. Raises `RateLimited` or `OriginError`."""
@@ -403,7 +420,8 @@ def _question(exchange: Exchange, principal: Principal, budget: Budget, data: by
     include_usage = bool(options and options.get("include_usage"))
     directives = asked(exchange.header(b"cache-control"))
     tokens = estimate(body, len(data), max_tokens)
-    return Question(principal, budget, _forwarded(exchange), body, key, directives, bool(streamed), include_usage, tokens)
+    headers, opening = _forwarded(exchange), shares.opening(body)
+    return Question(principal, budget, headers, body, key, directives, bool(streamed), include_usage, tokens, opening)
 
 
 def _forwarded(exchange: Exchange) -> dict[str, str]:

@@ -36,6 +36,6 @@ def shared(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def bench(shared: Bench) -> Bench:
     """The shared edge, with its origin in release r-a again."""
-    shared.origin.confirms, shared.origin.pointer = True, None
+    shared.origin.confirms, shared.origin.pointer, shared.origin.canary = True, None, {}
     shared.promote("r-a")
     return shared

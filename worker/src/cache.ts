@@ -35,6 +35,9 @@ export function decide(entry: Entry | null, asked: Asked, release: string, ttl: 
   return entry.etag ? "revalidate" : "fetch";
 }
 
+/** The entry, unless it was kept before `purged`. */
+export const since = (entry: Entry | null, purged: number): Entry | null => (entry && entry.stored >= purged ? entry : null);
+
 /** Whether the entry may be served, although it is no longer fresh, when the origin can't be asked. */
 export const mayStandIn = (entry: Entry | null, asked: Asked, release: string): entry is Entry =>
   entry !== null && entry.release === release && !asked.noCache && !asked.noStore;

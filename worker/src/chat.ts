@@ -8,6 +8,7 @@ import { busy, type Exchange } from "./exchange";
 import { estimate } from "./limit";
 import { ask, broken, RELEASE, type Order } from "./origin";
 import { DONE, Events, Fold, renewed, sse, stream, used, withoutUsage } from "./replay";
+import * as shares from "./shares";
 
 export const CHAT = "/v1/chat/completions";
 /** Refusals of who asked, not of what was asked. */
@@ -22,6 +23,9 @@ interface Question {
   asked: cache.Asked;
   streamed: boolean;
   counted: boolean;
+  model: unknown;
+  /** What its conversation began with. */
+  opening: string;
 }
 
 /** The origin's response, and whose flight was joined for it, if any; `landed` ends one's own, once the answer is kept. */
@@ -53,12 +57,15 @@ export async function chat(x: Exchange): Promise<Response> {
     asked,
     streamed: stream === true,
     counted: isFields(options) && Boolean(options.include_usage),
+    model: body.fields.model,
+    opening: shares.opening(body.fields),
   });
 }
 
 async function answer(x: Exchange, question: Question): Promise<Response> {
-  const { release } = await x.pointer();
-  const entry = question.at ? await cache.get(x.env, question.at) : null;
+  const { purged } = await x.pointer();
+  const release = await answering(x, question);
+  const entry = question.at ? cache.since(await cache.get(x.env, question.at), purged) : null;
   const decision = cache.decide(entry, question.asked, release, x.env.TTL, now());
   if (entry && decision === "hit") return reply(x, question, entry, "hit");
   try {
@@ -67,6 +74,12 @@ async function answer(x: Exchange, question: Question): Promise<Response> {
     if (!(error instanceof Fault) || error.status < 500 || !cache.mayStandIn(entry, question.asked, release)) throw error;
     return reply(x, question, entry, "hit");
   }
+}
+
+/** The release that answers this conversation. */
+async function answering(x: Exchange, { model, opening }: Question): Promise<string> {
+  const { release, canary } = await x.pointer();
+  return shares.release(release, canary, model, opening);
 }
 
 /** From the origin; with an entry, it may confirm it. */
@@ -106,8 +119,10 @@ async function settle(x: Exchange, { who, order }: Question, { response, joined,
 }
 
 /** Puts the entry, unless a newer one is there: of the release in force, where this one is of an earlier. */
-async function keep(x: Exchange, { at }: Question, entry: cache.Entry, joined: string | null): Promise<void> {
-  const [{ release }, kept] = [await x.pointer(), await cache.get(x.env, at)];
+async function keep(x: Exchange, question: Question, entry: cache.Entry, joined: string | null): Promise<void> {
+  const { at } = question;
+  const [{ purged }, release, kept] = [await x.pointer(), await answering(x, question), await cache.get(x.env, at)];
+  if (x.began < purged) return; // it may rest on what the purge was for
   if (kept?.release !== release || (!joined && entry.release === release)) await cache.put(x.env, at, entry);
 }
 

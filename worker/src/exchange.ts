@@ -19,6 +19,8 @@ export class Exchange {
   readonly origin: string;
   readonly path: string;
   readonly id: string;
+  /** Unix seconds. */
+  readonly began = now();
   /** Told when the caller hangs up. */
   readonly left = new AbortController();
   /** Ends when the response's stream does. */

@@ -5,6 +5,7 @@ import { isFields, type Fields } from "./canonical";
 import type { Env } from "./env";
 import { Fault, now, originFault } from "./errors";
 import { count, limited } from "./limit";
+import { isShares, type Shares } from "./shares";
 
 /** What the origin is asked on behalf of whom, and the tokens that it may cost. It is sent to a Durable Object as JSON. */
 export interface Order {
@@ -20,6 +21,10 @@ export interface Pointer {
   release: string;
   keys: Keys;
   revoked: Set<string>;
+  /** Other releases that answer a share of the conversations, in per cent. */
+  canary: Shares;
+  /** Unix seconds: no answer that was kept before is served. */
+  purged: number;
 }
 
 export const RELEASE = "x-ragstone-release";
@@ -45,9 +50,10 @@ async function refresh(env: Env): Promise<void> {
   try {
     const signal = AbortSignal.timeout(Math.max(1, env.RELEASE_CHECK) * 1000);
     const response = await fetch(`${env.ORIGIN}/v1/release`, { redirect: "manual", signal });
-    const { release, keys, revoked } = await response.json<Fields>();
-    if (!response.ok || !release || typeof release !== "string" || !isFields(keys) || !Array.isArray(revoked)) throw new TypeError("this is none");
-    state.pointer = { release, keys: await keyring(keys), revoked: new Set(revoked) };
+    const { release, keys, revoked, canary = {}, purged = 0 } = await response.json<Fields>();
+    const told = response.ok && release && typeof release === "string" && isFields(keys) && Array.isArray(revoked);
+    if (!told || !isShares(canary) || typeof purged !== "number") throw new TypeError("this is none");
+    state.pointer = { release, keys: await keyring(keys), revoked: new Set(revoked), canary, purged };
     state.fault = "";
   } catch (error) {
     state.fault = `did not tell its release: ${error}`;

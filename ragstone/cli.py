@@ -251,11 +251,14 @@ def edge_purge(channel: Channel = None) -> None:
 
 
 @edges.command("tail")
-def edge_tail() -> None:
+def edge_tail(
+    to: Annotated[str | None, typer.Option(help="Which edge: local, cloudflare or a URL; default: edge.url of ragstone.toml.")] = None,
+) -> None:
     """Print each request of the edge as it comes: from the Python edge's access log, or from Cloudflare by wrangler."""
     from ragstone import edge as stage
 
-    stage.tail(config.load())
+    settings = config.load()
+    stage.tail(config.override(settings, "edge", url=stage.address(settings.edge.url, to)))
 
 
 @app.command()

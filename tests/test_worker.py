@@ -43,7 +43,7 @@ class Refused(Exception):
 
 @pytest.fixture(scope="module")
 def rule(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rule]:
-    """Calls a rule of `worker/vectors.ts`."""
+    """Calls a rule of `ragstone/worker/vectors.ts`."""
     with workerd.running(SOURCE / "vectors.ts", tmp_path_factory.mktemp("worker")) as url:
         connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
 

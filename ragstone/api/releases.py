@@ -229,7 +229,8 @@ class Releases:
                 self._retire(before)
         for id in record.canary:  # open before the first conversation is its own
             async with self._opening:
-                self._others[id] = self._others.pop(id, None) or await self._open(id)
+                if id not in self._others:
+                    self._others[id] = await self._open(id)
         self.record, self.reason, self._logged = record, "", ""
         telemetry.released(self.channel, record.release, record.number)
         log.info("release %s is in force on %s, opened in %.1f s", record.release, self.channel, time.monotonic() - began)

@@ -149,6 +149,8 @@ class Edge:
         watch.cancel()
         await self._flights.close()
         await self._origin.close()
+        if self._log:
+            self._log.close()
         if self._shared:
             await self._shared.close()
         await send({"type": "lifespan.shutdown.complete"})

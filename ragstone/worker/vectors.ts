@@ -2,11 +2,12 @@
 
 import { keyring, verify } from "./src/access";
 import { asked, decide, mayStandIn, since, type Entry } from "./src/cache";
-import { asStream, key, parse, type Fields } from "./src/canonical";
+import { asStream, key, parse } from "./src/canonical";
 import { seen } from "./src/errors";
 import { duration, estimate, nothing, take, type Kind, type Taken } from "./src/limit";
 import { Events, Fold, renewed, stream, used, withoutUsage } from "./src/replay";
 import { opening, release, type Shares } from "./src/shares";
+import type { Fields } from "./src/values";
 
 const who = (rpm: number, tpm: number) => ({ key: "k", tenant: "t", groups: ["g"], rpm, tpm, starts: 0, expires: 0 });
 

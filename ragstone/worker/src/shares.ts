@@ -1,6 +1,6 @@
 /** Who answers a conversation, where several share them out: the same one every time. `tests/vectors/shares.json` is the contract. */
 
-import { isFields, type Fields } from "./canonical";
+import { isFields, sha256, type Fields } from "./values";
 
 export type Shares = Record<string, number>;
 
@@ -17,14 +17,8 @@ export async function release(inForce: string, canary: Shares, model: unknown, o
   const shares = Object.entries(canary);
   if (!shares.length || model === inForce) return inForce;
   if (typeof model === "string" && Object.hasOwn(canary, model)) return model;
-  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`release ${opening}`));
-  let place = Number(new DataView(digest).getBigUint64(0) % 100n);
+  let place = Number(new DataView(await sha256(`release ${opening}`)).getBigUint64(0) % 100n);
   shares.push([inForce, 100 - shares.reduce((sum, [, share]) => sum + share, 0)]);
   shares.sort(([one], [other]) => (one < other ? -1 : 1));
   return shares.find(([, share]) => (place -= share) < 0)?.[0] ?? inForce;
 }
-
-export const isShares = (value: unknown): value is Shares =>
-  isFields(value) &&
-  Object.values(value).every((share) => Number.isInteger(share) && Number(share) > 0) &&
-  Object.values(value).reduce<number>((sum, share) => sum + Number(share), 0) <= 100;

@@ -2,6 +2,7 @@
 
 import type { Env } from "./env";
 import { JSON_TYPE } from "./errors";
+import { quoted } from "./values";
 
 export interface Entry {
   /** The answer as JSON, from which every other form is replayed. */
@@ -51,7 +52,7 @@ export async function get(env: Env, at: string): Promise<Entry | null> {
 }
 
 export async function put(env: Env, at: string, { body, ...entry }: Entry): Promise<void> {
-  const headers = { "cache-control": `max-age=${KEPT}`, ...JSON_TYPE, "x-entry": JSON.stringify(entry) };
+  const headers = { "cache-control": `max-age=${KEPT}`, ...JSON_TYPE, "x-entry": quoted(entry) };
   await caches.default.put(at, new Response(body, { headers }));
   await env.ANSWERS?.put(at, body, { metadata: entry, expirationTtl: KEPT });
 }

@@ -38,7 +38,9 @@ class AccessLog:
             os.write(self._file, data + b"\n")  # one call: lines of several processes do not mix
 
     def close(self) -> None:
-        os.close(self._file)
+        """What is added later goes nowhere."""
+        file, self._file = self._file, -1
+        os.close(file)
 
     def _turn(self) -> None:
         """Begin a new file when this one is full, unless another process has done so: then go on with that."""

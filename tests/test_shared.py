@@ -161,7 +161,7 @@ def test_a_redis_that_is_down_is_a_miss_and_a_metric_and_never_an_error(tmp_path
         failures = next(line for line in counts.splitlines() if line.startswith("ragstone_shared_failures_total"))
         assert float(failures.split()[1]) >= 1
         server.start()
-        counted = redis.Redis.from_url(server.url)
+        counted = redis.Redis(port=server.port)
         until(lambda: bench.chat(body).status == 200 and bool(counted.keys("*limit:*")))
 
 

@@ -31,7 +31,7 @@ ROUNDS = 5
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, running(EDGES["local"], Path(folder)) as bench:
+    with tempfile.TemporaryDirectory() as folder, running(EDGES["local"].command, Path(folder)) as bench:
         figures = {**hits(bench, streamed=False), **hits(bench, streamed=True), **misses(bench), "memory, MiB": memory(bench)}
     record("edge", figures)
     print("\n| edge, over loopback | |\n|---|---|")

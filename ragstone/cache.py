@@ -66,6 +66,11 @@ def decide(entry: Entry | None, asked: Asked, release: str, ttl: float, now: flo
     return "revalidate" if entry.etag else "fetch"
 
 
+def since(entry: Entry | None, purged: float) -> Entry | None:
+    """The entry, unless it was kept before `purged`, in Unix seconds."""
+    return entry if entry is not None and entry.stored >= purged else None
+
+
 def may_stand_in(entry: Entry | None, asked: Asked, release: str) -> bool:
     """Whether the entry may be served, although it is no longer fresh, when the origin can't be asked: only inside its release."""
     return entry is not None and entry.release == release and not asked.no_cache and not asked.no_store

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,19 @@ STEADY = 30.0
 """Seconds after which a process that dies is restarted at once again."""
 
 
-def spawn(arguments: Sequence[str], log: Path | None, *, background: bool = False, folder: Path | None = None) -> subprocess.Popen[bytes]:
-    """`python -m ragstone <arguments>`, its output appended to `log` (None: to ours).
+def spawn(
+    arguments: Sequence[str],
+    log: Path | None,
+    *,
+    background: bool = False,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    quiet: bool = False,
+) -> subprocess.Popen[bytes]:
+    """`python -m ragstone <arguments>`, its output appended to `log` (None: to ours), with `environment` over ours.
 
-    On Linux it gets SIGTERM when this process dies, and `background` work runs on what the other processes leave of the CPU.
+    A `quiet` one only reports errors. On Linux it gets SIGTERM when this process dies, and `background` work runs on what the other
+    processes leave of the CPU.
     """
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -30,9 +39,10 @@ def spawn(arguments: Sequence[str], log: Path | None, *, background: bool = Fals
         return subprocess.Popen(
             [sys.executable, "-m", "ragstone", *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=subprocess.DEVNULL if quiet else output,
             stderr=output,
             cwd=folder,
+            env={**os.environ, **(environment or {})},
             preexec_fn=_bound_to_parent(background),
         )
 
@@ -67,8 +77,10 @@ class Kept:
     """A process that is to run all the time: `tend` starts it again when it is found dead, later each time it dies young."""
 
     arguments: Sequence[str]
-    log: Path
+    log: Path | None
     folder: Path
+    environment: Mapping[str, str] | None = field(default=None, repr=False)
+    quiet: bool = False
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     deaths: int = 0
@@ -90,13 +102,14 @@ class Kept:
         self._start()
         return status
 
-    def stop(self) -> None:
+    def stop(self, patience: float = 10.0) -> None:
+        """As `children.stop`."""
         if self.process is not None:
-            stop(self.process)
+            stop(self.process, patience)
 
     def _start(self) -> None:
         self.started = self.clock()
-        self.process = spawn(self.arguments, self.log, folder=self.folder)
+        self.process = spawn(self.arguments, self.log, folder=self.folder, environment=self.environment, quiet=self.quiet)
 
 
 def _bound_to_parent(background: bool) -> Callable[[], None]:

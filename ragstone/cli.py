@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ragstone import __version__, config
-from ragstone.commands import keys, members, models, opened, releases, services
+from ragstone.commands import Channel, keys, members, models, opened, releases, services
 from ragstone.errors import RagstoneError
 from ragstone.show import Terminal
 
@@ -226,13 +226,14 @@ def edge(
     context: typer.Context,
     port: Annotated[int | None, typer.Option(help="The edge's port; 0 takes a free one.")] = None,
     origin: Annotated[str | None, typer.Option(help="The origin's URL.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on the port; more than one need edge.redis.")] = None,
 ) -> None:
     """Run the edge: keys, limits and the answer cache in front of the origin. `ragstone up` starts it."""
     from ragstone.connect import connector
 
     if context.invoked_subcommand:
         return
-    settings = config.override(config.load(), "edge", port=port, origin=origin)
+    settings = config.override(config.load(), "edge", port=port, origin=origin, workers=workers)
     connector("edge", settings.edge.url).run(settings, lambda url: print(f"edge {url}", flush=True))
 
 
@@ -248,6 +249,27 @@ def edge_deploy(
     settings = config.load()
     url = stage.address(settings.edge.url, to)
     stage.deploy(config.override(settings, "edge", url=url, origin=origin), dry_run=dry_run)
+
+
+@edges.command("purge")
+def edge_purge(channel: Channel = None) -> None:
+    """Have every answer made anew: no edge of the channel serves what it kept until now."""
+    from ragstone import release as rel
+
+    settings, store = opened()
+    rel.purge(store, channel or settings.project.channel)
+    print(f"answers kept until now are not served any more, {settings.edge.release_check + 3:g} s from now at the latest")
+
+
+@edges.command("tail")
+def edge_tail(
+    to: Annotated[str | None, typer.Option(help="Which edge: local, cloudflare or a URL; default: edge.url of ragstone.toml.")] = None,
+) -> None:
+    """Print each request of the edge as it comes: from the Python edge's access log, or from Cloudflare by wrangler."""
+    from ragstone import edge as stage
+
+    settings = config.load()
+    stage.tail(config.override(settings, "edge", url=stage.address(settings.edge.url, to)))
 
 
 @app.command()

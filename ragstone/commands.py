@@ -50,6 +50,7 @@ def release_list(channel: Channel = None) -> None:
     for record in records:
         when = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         back = f"  back to {record.returns_to}" if record.returns_to else ""
+        back += "".join(f"  {share} % to {id}" for id, share in record.canary.items())
         now = "  <- current" if record is records[-1] else ""
         print(f"{record.number:>4}  {record.release}  {when}  {rel.load(store, record.release).note}{back}{now}")
     for id in sorted(set(rel.saved(store)) - {record.release for record in records}):
@@ -94,6 +95,20 @@ def release_promote(name: Annotated[str, typer.Argument(help="A channel or a rel
     record = rel.promote(store, channel or settings.project.channel, rel.resolve(store, name))
     project.point(settings, store, record, Terminal())
     print(f"{record.channel} {record.number}: {record.release}")
+
+
+@releases.command("canary")
+def release_canary(
+    name: Annotated[str, typer.Argument(help="A channel or a release id.")],
+    share: Annotated[int, typer.Option(min=0, max=99, help="Per cent of the conversations; 0 ends it.")] = 10,
+    channel: Channel = None,
+) -> None:
+    """Let a release answer some of the conversations beside the one in force; each keeps the release that it began with."""
+    from ragstone import release as rel
+
+    settings, store = opened()
+    record = rel.canary(store, channel or settings.project.channel, rel.resolve(store, name), share)
+    print(f"{record.channel} {record.number}: {record.release}" + "".join(f", {part} % {id}" for id, part in record.canary.items()))
 
 
 @releases.command("rollback")

@@ -194,6 +194,31 @@ class Edge:
     """The release pointer is read at most this often, in seconds."""
     cache_mb: int = 256
     timeout: float = 180.0
+    redis: str = field(default="", repr=False)
+    """The Redis or Valkey in which edges share answers and limits: `rediss://user:password@host:6380/0`, from RAGSTONE_EDGE_REDIS
+    rather than the file; empty is none."""
+    redis_mb: int = 1024
+    """What answers may take there, in MiB."""
+    fallbacks: tuple[str, ...] = ()
+    """Further origins over the same store, asked in this order when those before can't be; in the environment with commas between them."""
+    hedge: bool = False
+    """A request that is no stream is made a second time when it is later than 19 of 20 were."""
+    concurrency: int = 0
+    """Requests that the origins get at the same time; 0 is no bound."""
+    queue: int = 100
+    """Requests that may wait for that, of `interactive` tenants and of all others each; more are a 429."""
+    interactive: tuple[str, ...] = ()
+    """Tenants whose requests do not wait for those of others."""
+    workers: int = 1
+    """Processes on the port; more than one need `redis`."""
+    share_port: bool = False
+    """Other edges may listen on the same port (SO_REUSEPORT), each of them set so."""
+    certificate: str = ""
+    """The file of a TLS certificate and its chain, below the project folder; empty is plain HTTP."""
+    certificate_key: str = ""
+    """The file of its key."""
+    log: str = ".ragstone/logs/access.jsonl"
+    """Where each request is a line of JSON, below the project folder; empty is nowhere."""
 
 
 @dataclass(frozen=True)
@@ -278,6 +303,17 @@ def override(settings: Settings, section: str, **values: Any) -> Settings:
     given = {name: value for name, value in values.items() if value is not None}
     changed: dict[str, Any] = {section: replace(getattr(settings, section), **given)}
     return replace(settings, **changed)
+
+
+def environment(settings: Settings, section: str) -> dict[str, str]:
+    """A section's settings as RAGSTONE_<SECTION>_<NAME>, for a process that is to have the same.
+
+    >>> environment(override(Settings(), "api", port=8900), "api")["RAGSTONE_API_PORT"]
+    '8900'
+    """
+    given = getattr(settings, section)
+    values = {f"RAGSTONE_{section}_{one.name}".upper(): getattr(given, one.name) for one in fields(given)}
+    return {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
 
 
 def cache_folder(environment: Mapping[str, str] | None = None) -> Path:

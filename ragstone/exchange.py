@@ -31,6 +31,12 @@ class Exchange:
         self.id = given if REQUEST_ID.fullmatch(given) else b"req-" + os.urandom(12).hex().encode()
         self.extra: Callable[[], Headers] = list
         """Headers that every response of this exchange carries, made when it starts."""
+        self.sent: Headers = []
+        """Those of its own, once it has started."""
+        self.notes: dict[str, object] = {}
+        """What the access log is to say of it."""
+        self.spent: Callable[[], int] = int
+        """The tokens that it took."""
         self._receive = receive
         self._send = send
 
@@ -68,7 +74,7 @@ class Exchange:
 
     async def start(self, status: int, headers: Headers) -> None:
         """The status and headers of a response whose body comes in parts."""
-        self.status = status
+        self.status, self.sent = status, headers
         whole = [*headers, *self.extra(), (b"x-request-id", self.id)]
         await self._send({"type": "http.response.start", "status": status, "headers": whole})
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from ragstone.errors import RateLimited
+Kind = Literal["requests", "tokens"]
 
 MINUTE = 60.0
 SLACK = 1e-6
@@ -55,8 +55,12 @@ class Limit:
         self._at = now
 
     def standing(self, now: float) -> Standing:
-        taken = self.taken(now)
-        return Standing(self.limit, max(0, math.floor((MINUTE - taken + SLACK) / self._interval)), taken)
+        return standing(self.limit, self.taken(now))
+
+
+def standing(limit: int, taken: float) -> Standing:
+    """What is left of `limit` units a minute, when what was taken needs so many seconds to drain."""
+    return Standing(limit, max(0, math.floor((MINUTE - taken + SLACK) / (MINUTE / limit))), taken)
 
 
 @dataclass(frozen=True)
@@ -75,31 +79,20 @@ class Allowance:
         self.requests = Limit(rpm)
         self.tokens = Limit(tpm)
 
-    def request(self, now: float) -> None:
-        """Count a request. Raises `RateLimited`, and counts nothing, when it is one too many."""
-        if wait := self.requests.wait(1, now):
-            raise RateLimited(f"the limit of {self.requests.limit} requests a minute is reached; try again in {wait:.3f} s", wait)
-        self.requests.take(1, now)
+    def take(self, kind: Kind, cost: float, now: float, owed: bool = False) -> float:
+        """Seconds until `cost` fits; 0 when it was taken. A cost over the limit takes all of it.
 
-    def reserve(self, tokens: int, now: float) -> Reservation:
-        """Take the tokens that an answer may cost, so that 100 concurrent requests can't all pass a limit for one.
-
-        A request over the whole limit takes all of it, rather than never being served. Raises `RateLimited` while it does not fit.
+        What is `owed` is taken in any case, and a negative cost gives back.
         """
-        if wait := self.tokens.wait(tokens, now):
-            limit = self.tokens.limit
-            raise RateLimited(f"{tokens} tokens are over the limit of {limit} a minute; try again in {wait:.3f} s", wait, type="tokens")
-        reservation = Reservation(min(tokens, self.tokens.limit))
-        self.tokens.take(reservation.tokens, now)
-        return reservation
+        limit = self.requests if kind == "requests" else self.tokens
+        if not owed and (wait := limit.wait(cost, now)):
+            return wait
+        limit.take(cost if owed else min(cost, limit.limit), now)
+        return 0.0
 
-    def settle(self, reservation: Reservation, used: int, now: float) -> None:
-        """Replace what was reserved with what was used, which may be more."""
-        self.tokens.take(used - reservation.tokens, now)
-
-    def headers(self, now: float) -> list[tuple[bytes, bytes]]:
-        """OpenAI's six `x-ratelimit-*` headers."""
-        return [*_headers(b"requests", self.requests.standing(now)), *_headers(b"tokens", self.tokens.standing(now))]
+    def standings(self, now: float) -> tuple[Standing, Standing]:
+        """What is left of requests and of tokens."""
+        return self.requests.standing(now), self.tokens.standing(now)
 
 
 class Limits:
@@ -131,6 +124,11 @@ def estimate(body: Mapping[str, Any], size: int, default: int) -> int:
     """
     asked = _count(body.get("max_completion_tokens")) or _count(body.get("max_tokens")) or default
     return math.ceil(size / 4) + asked * (_count(body.get("n")) or 1)
+
+
+def headers(requests: Standing, tokens: Standing) -> list[tuple[bytes, bytes]]:
+    """OpenAI's six `x-ratelimit-*` headers."""
+    return [*_headers(b"requests", requests), *_headers(b"tokens", tokens)]
 
 
 def duration(seconds: float) -> str:

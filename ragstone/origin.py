@@ -28,6 +28,10 @@ class Pointer:
     release: str
     keys: Mapping[str, str]
     revoked: frozenset[str]
+    canary: Mapping[str, int]
+    """Other releases that answer a share of the conversations, in per cent."""
+    purged: float
+    """No answer that was kept before is served, in Unix seconds."""
 
 
 class Origin:
@@ -84,8 +88,11 @@ class Origin:
 
 
 def _pointer(value: Any) -> Pointer:
-    keys, revoked = value["keys"], value["revoked"]
-    texts = (value["channel"], value["release"], *keys, *keys.values(), *revoked)
+    keys, revoked, canary = value["keys"], value["revoked"], value.get("canary", {})
+    texts = (value["channel"], value["release"], *keys, *keys.values(), *revoked, *canary)
     if not all(isinstance(text, str) for text in texts) or not value["release"]:
         raise ValueError("names must be text")
-    return Pointer(value["channel"], int(value["number"]), value["release"], dict(keys), frozenset(revoked))
+    if not all(type(share) is int and share > 0 for share in canary.values()) or sum(canary.values()) > 100:
+        raise ValueError("shares are per cent")
+    purged = float(value.get("purged", 0))
+    return Pointer(value["channel"], int(value["number"]), value["release"], dict(keys), frozenset(revoked), dict(canary), purged)

@@ -7,7 +7,7 @@ import asyncio
 from ragstone.access import Principal
 from ragstone.errors import Forbidden
 from ragstone.exchange import Exchange, Headers
-from ragstone.origin import Origin
+from ragstone.origins import Origins
 
 PAGE = frozenset({"/console", "/console/console.js", "/console/console.css"})
 """The page: public, since it holds no data."""
@@ -35,7 +35,7 @@ def administer(principal: Principal) -> None:
         raise Forbidden(f"the API key {principal.key} is not an administrator's", "ragstone keys create --admin")
 
 
-async def relay(origin: Origin, exchange: Exchange, headers: dict[str, str], body: bytes | None, told: Headers) -> None:
+async def relay(origin: Origins, exchange: Exchange, headers: dict[str, str], body: bytes | None, told: Headers) -> None:
     """The origin's response, part by part as it comes; reading ends when the caller hangs up."""
     if known := exchange.header(b"if-none-match"):
         headers = {**headers, "if-none-match": known}
@@ -51,7 +51,7 @@ async def relay(origin: Origin, exchange: Exchange, headers: dict[str, str], bod
         await asyncio.gather(sending, leaving, return_exceptions=True)
 
 
-async def _send(origin: Origin, exchange: Exchange, headers: dict[str, str], body: bytes | None, told: Headers) -> None:
+async def _send(origin: Origins, exchange: Exchange, headers: dict[str, str], body: bytes | None, told: Headers) -> None:
     async with origin.ask(exchange.method, exchange.path, headers, body) as response:
         known = [(name.encode(), response.headers[name].encode()) for name in HEADERS if name in response.headers]
         await exchange.start(response.status, [*known, *told])

@@ -64,6 +64,8 @@ class Record:
     at: float
     returns_to: int | None = None
     """For a rollback: the number of the earlier record that it puts back in force."""
+    canary: Mapping[str, int] = field(default_factory=dict)
+    """Other releases that answer a share of the channel's conversations, in per cent."""
 
 
 def canonical(value: object) -> bytes:
@@ -119,8 +121,10 @@ def resolve(store: Store, name: str) -> str:
     return record.release
 
 
-def promote(store: Store, channel: str, id: str, *, after: int | None = None, returns_to: int | None = None) -> Record:
-    """Put release `id` in force on `channel`, atomically.
+def promote(
+    store: Store, channel: str, id: str, *, after: int | None = None, returns_to: int | None = None, canary: Mapping[str, int] | None = None
+) -> Record:
+    """Put release `id` in force on `channel`, atomically; `canary` shares some conversations out to other releases.
 
     `after` is the number of the record that the decision rests on: when another is in force by now, nothing is promoted. Raises
     `Conflict` when another promotion came first, `ReleaseError` when the release is not in the store.
@@ -131,7 +135,7 @@ def promote(store: Store, channel: str, id: str, *, after: int | None = None, re
     number = in_force + 1
     if after is not None and after != in_force:
         raise _lost(channel, after + 1)
-    record = Record(channel, number, id, time.time(), returns_to)
+    record = Record(channel, number, id, time.time(), returns_to, dict(canary or {}))
     try:
         store.create(f"channels/{channel}/{number:08d}.json", json.dumps(asdict(record)).encode())
     except Conflict as error:
@@ -139,18 +143,49 @@ def promote(store: Store, channel: str, id: str, *, after: int | None = None, re
     return record
 
 
+def canary(store: Store, channel: str, id: str, share: int) -> Record:
+    """Let release `id` answer `share` per cent of the channel's conversations, beside the one in force; 0 ends that.
+
+    Raises `ReleaseError` when nothing is in force, or a share can't be, `Conflict` when a promotion came first.
+    """
+    load(store, id)
+    last = current(store, channel)
+    if last is None or last.release == id or not 0 <= share < 100:
+        beside = last.release if last else "no release"
+        raise ReleaseError(f"{id} can't have {share} % of the conversations beside {beside}: 0 to 99 % beside another can be")
+    return promote(store, channel, last.release, after=last.number, canary={id: share} if share else {})
+
+
+def purge(store: Store, channel: str) -> float:
+    """From now on no answer is served that an edge kept before; when that was, in Unix seconds."""
+    at = int(time.time() * 1000)
+    with contextlib.suppress(Conflict):
+        store.create(f"purges/{channel}/{at:015d}.json", b"{}")
+    return at / 1000
+
+
+def purged(store: Store, channel: str) -> float:
+    """When the channel's answers were last purged, in Unix seconds; 0 is never. Costs one listing."""
+    keys = [stat.key for stat in store.list(f"purges/{channel}/")]
+    return int(keys[-1].rsplit("/", 1)[1].removesuffix(".json")) / 1000 if keys else 0.0
+
+
 def rollback(store: Store, channel: str) -> Record:
-    """Put the release before the current one back in force; called again, it goes back one more.
+    """Put the release before the current one back in force; called again, it goes back one more. A canary is ended first.
 
     Raises `ReleaseError` at the first, `Conflict` when a promotion or another rollback came first.
     """
     records = history(store, channel)
     if not records:
         raise ReleaseError(f"channel {channel} has no release to roll back", "ragstone up")
-    earlier = [record for record in _standing(records) if record.release != records[-1].release]
+    standing, last = _standing(records), records[-1]
+    if last.canary:
+        alone = [record.number for record in standing if record.release == last.release and not record.canary]
+        return promote(store, channel, last.release, after=last.number, returns_to=alone[-1] if alone else None)
+    earlier = [record for record in standing if record.release != last.release]
     if not earlier:
-        raise ReleaseError(f"channel {channel} has no release before {records[-1].release}", f"ragstone release list --channel {channel}")
-    return promote(store, channel, earlier[-1].release, after=records[-1].number, returns_to=earlier[-1].number)
+        raise ReleaseError(f"channel {channel} has no release before {last.release}", f"ragstone release list --channel {channel}")
+    return promote(store, channel, earlier[-1].release, after=last.number, returns_to=earlier[-1].number)
 
 
 def reachable(store: Store, back: int | None = None) -> set[str]:
@@ -160,6 +195,8 @@ def reachable(store: Store, back: int | None = None) -> set[str]:
     for channel in channels:
         latest = list(dict.fromkeys(record.release for record in reversed(_standing(history(store, channel)))))
         found.update(latest if back is None else latest[: back + 1])
+        now = current(store, channel)
+        found.update(now.canary if now else ())
     return found
 
 

@@ -40,6 +40,9 @@ answers = Counter("ragstone_answers", "Answers by what they rest on.", ["basis"]
 """`basis` is generated, quoted or abstained."""
 cache = Counter("ragstone_cache", "Answers of the edge by cache state.", ["state"], registry=REGISTRY)
 """`state` is hit, revalidated, miss or bypass."""
+shared_failures = Counter("ragstone_shared_failures", "Calls of the edge's shared Redis that failed.", registry=REGISTRY)
+origin_failures = Counter("ragstone_origin_failures", "Requests of the edge that an origin failed.", ["origin"], registry=REGISTRY)
+hedges = Counter("ragstone_hedges", "Second requests of the edge, because the first was late.", registry=REGISTRY)
 failures = Counter("ragstone_generator_failures", "Generations that failed.", ["code"], registry=REGISTRY)
 replicas = Gauge("ragstone_replicas", "Local replicas that take requests.", ["model"], registry=REGISTRY)
 restarts = Counter("ragstone_replica_restarts", "Local replicas started again after they died.", registry=REGISTRY)

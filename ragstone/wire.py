@@ -16,6 +16,8 @@ from ragstone.errors import GeneratorError, OriginError, RagstoneError, RateLimi
 
 DONE = b"data: [DONE]\n\n"
 """The event that ends a whole stream."""
+RELEASE = "x-ragstone-release"
+"""The header that names the release that made an answer, or confirmed it."""
 
 
 @dataclass(frozen=True)

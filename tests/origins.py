@@ -19,7 +19,7 @@ from ragstone import access, config, project, store
 from ragstone.access import Principal
 from ragstone.api import app
 from ragstone.config import GroupRule, Settings
-from ragstone.listen import _bind
+from ragstone.listen import bind
 from ragstone.release import Release
 from ragstone.show import Silence
 from ragstone.store import Store
@@ -125,7 +125,7 @@ def until(true: Callable[[], bool]) -> None:
 @contextmanager
 def running(at: Site, *, ready: bool = True) -> Iterator[Origin]:
     """The origin in a thread of this process, on a free port."""
-    bound = _bind("127.0.0.1", 0)
+    bound = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(app.create(at.store, at.settings), lifespan="on", log_level="warning", access_log=False))
     thread = threading.Thread(target=lambda: server.run(sockets=[bound]), daemon=True)

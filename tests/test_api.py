@@ -19,7 +19,7 @@ import numpy as np
 import openai
 import pytest
 
-from ragstone import access, config, project, release, store
+from ragstone import access, config, project, release, shares, store
 from ragstone.corpus import snapshot, views
 from ragstone.show import Silence
 from tests.origins import Origin, Reply, Site, running, site, until
@@ -425,7 +425,7 @@ def test_a_release_is_asked_by_its_id(origin: Origin) -> None:
 
 def test_the_pointer_says_what_an_edge_needs(origin: Origin) -> None:
     pointer = origin.request("GET", "/v1/release", token="").json
-    assert set(pointer) == {"channel", "number", "release", "keys", "revoked"}
+    assert set(pointer) == {"channel", "number", "release", "keys", "revoked", "canary", "purged"}
     assert (pointer["channel"], pointer["keys"]) == ("production", access.published(origin.site.store))
 
 
@@ -519,6 +519,23 @@ def test_a_promotion_under_load_fails_no_request_and_mixes_no_answer(own: Site, 
                 one.result()
         until(lambda: origin.release == first.release)
         assert sum(seen.values()) == 100
+
+
+def test_a_canary_answers_its_share_of_the_conversations_and_a_purge_reaches_the_pointer(own: Site) -> None:
+    with running(own) as origin:
+        first = origin.release
+        second = edit(own, "sixty")
+        until(lambda: origin.release == second)
+        release.canary(own.store, "production", first, 50)
+        pointer = {}
+        until(lambda: bool(pointer.update(origin.request("GET", "/v1/release", token="").json) or pointer["canary"]))
+        assert pointer["canary"] == {first: 50}
+        asked = [f"Is pump {number} primed?" for number in range(8)]
+        answered = [origin.chat(one).headers["x-ragstone-release"] for one in asked]
+        assert answered == [shares.release(second, {first: 50}, "production", one) for one in asked]
+        assert set(answered) == {first, second}
+        at = release.purge(own.store, "production")
+        until(lambda: bool(origin.request("GET", "/v1/release", token="").json["purged"] == at))
 
 
 def test_a_stream_ends_in_the_release_that_it_began_in(own: Site, speaker: Speaker) -> None:

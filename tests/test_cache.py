@@ -20,7 +20,7 @@ def entry(size: int = 0, release: str = "r-a") -> Entry:
 
 @pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
 def test_an_entry_is_served_asked_for_or_passed_by_as_every_edge_does(case: dict[str, Any]) -> None:
-    kept = Entry(b"", **case["entry"]) if case["entry"] else None
+    kept = cache.since(Entry(b"", **case["entry"]) if case["entry"] else None, case.get("purged", 0.0))
     asked = cache.asked(case["cache-control"])
     assert cache.decide(kept, asked, case["release"], case["ttl"], case["now"]) == case["decision"]
     assert cache.may_stand_in(kept, asked, case["release"]) == case["stand_in"]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ragstone import canonical, config, edge, npm
-from ragstone.config import Settings
+from ragstone.config import Settings, cache_folder
 from ragstone.edge import cloudflare
 from ragstone.errors import ConfigError
 from tests import workerd
-from tests.conformance.bench import Edge, asked, question, running
+from tests.conformance.bench import ROOT, Edge, asked, question, running
 
-LARGEST = 20_000
+LARGEST = 20 << 10
 """Bytes of the bundle: what an isolate reads before its first answer."""
 
 
@@ -55,16 +58,43 @@ def test_an_edge_that_runs_where_it_is_started_is_not_deployed(tmp_path: Path) -
         edge.deploy(settings(tmp_path, "local"), dry_run=True)
 
 
-def test_wrangler_takes_the_configuration_and_bundles_a_small_worker(tmp_path: Path) -> None:
+@pytest.fixture
+def installed(tmp_path: Path) -> dict[str, str]:
+    """The environment in which Ragstone is what a wheel of this checkout holds."""
+    checkout, site = tmp_path / "checkout", tmp_path / "site"
+    shutil.copytree(ROOT / "ragstone", checkout / "ragstone", ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('..'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        wheel.extractall(site)
+    return {**os.environ, "PYTHONPATH": str(site)}
+
+
+def test_an_installed_ragstone_deploys_and_wrangler_bundles_a_small_worker(installed: dict[str, str], tmp_path: Path) -> None:
     workerd.packages()
     deploy = ["edge", "deploy", "--to", "cloudflare", "--origin", "https://origin.example.com", "--dry-run"]
-    done = subprocess.run([sys.executable, "-m", "ragstone", *deploy], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ragstone", *deploy], cwd=tmp_path, capture_output=True, text=True, env=installed)
     assert done.returncode == 0, done.stdout + done.stderr
     for bound in ("env.FLIGHT (Flight)", "env.BUDGET (Budget)", 'env.ORIGIN ("https://origin.example.com")'):
         assert bound in done.stdout
     assert "warning" not in (done.stdout + done.stderr).lower()
-    assert json.loads((tmp_path / ".ragstone/worker/wrangler.jsonc").read_text())["name"] == "ragstone-edge"
+    rendered = json.loads((tmp_path / ".ragstone/worker/wrangler.jsonc").read_text())
+    assert rendered["name"] == "ragstone-edge"
+    assert Path(rendered["main"]).is_relative_to(tmp_path / "site")
     assert (tmp_path / ".ragstone/worker/bundle/index.js").stat().st_size < LARGEST
+
+
+def test_what_wrangler_refuses_to_follow_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workerd.packages()
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAGSTONE_CACHE", str(cache_folder()))
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(ConfigError, match="wrangler tail ended with status"):
+        edge.tail(settings(tmp_path))
 
 
 def test_packages_that_are_there_are_not_installed_again_and_what_npm_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

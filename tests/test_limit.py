@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,36 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragstone import limit
-from ragstone.errors import RateLimited
-from ragstone.limit import Allowance, Limit, Limits, Reservation
-
-VECTORS = json.loads((Path(__file__).parent / "vectors" / "limits.json").read_text(encoding="utf-8"))
-
-
-def take(allowance: Allowance, step: dict[str, Any], reserved: dict[str, Reservation]) -> None:
-    if step["do"] == "request":
-        allowance.request(step["at"])
-    elif step["do"] == "reserve":
-        reserved[step["as"]] = allowance.reserve(step["tokens"], step["at"])
-    else:
-        allowance.settle(reserved[step["as"]], step["used"], step["at"])
+from ragstone.limit import Allowance, Limit, Limits
+from tests.sequences import VECTORS, steps
 
 
 @pytest.mark.parametrize("origin", [0.0, 1_700_000_000.0], ids=["from zero", "from the epoch"])
 @pytest.mark.parametrize("sequence", VECTORS["sequences"], ids=lambda sequence: sequence["name"])
 def test_a_key_is_admitted_and_told_what_every_edge_tells_it(sequence: dict[str, Any], origin: float) -> None:
-    allowance, reserved = Allowance(sequence["rpm"], sequence["tpm"]), dict[str, Reservation]()
-    for step in sequence["steps"]:
-        later = {**step, "at": origin + step["at"]}
-        if step["wait"]:
-            with pytest.raises(RateLimited) as caught:
-                take(allowance, later, reserved)
-            assert caught.value.retry_after == pytest.approx(step["wait"], abs=2e-6)
-            assert caught.value.type == step["type"]
-        else:
-            take(allowance, later, reserved)
-        told = {name.decode(): value.decode() for name, value in allowance.headers(later["at"])}
-        assert all(told[name] == value for name, value in step["headers"].items()) or origin
+    allowance = Allowance(sequence["rpm"], sequence["tpm"])
+    for step in steps(sequence):
+        wait = allowance.take(step.kind, step.cost, origin + step.at, step.owed)
+        assert wait == pytest.approx(step.wait, abs=2e-6)
+        told = {name.decode(): value.decode() for name, value in limit.headers(*allowance.standings(origin + step.at))}
+        assert all(told[name] == value for name, value in step.headers.items()) or origin
         assert told["x-ratelimit-limit-requests"] == str(sequence["rpm"])
 
 
@@ -84,7 +66,7 @@ def test_keys_at_rest_are_forgotten_before_memory_runs_out(monkeypatch: pytest.M
     monkeypatch.setattr(limit, "KEPT", 3)
     limits = Limits()
     busy = limits.of("busy", 1, 1, now=0.0)
-    busy.request(0.0)
+    busy.take("requests", 1, 0.0)
     for number in range(10):
         limits.of(f"k-{number}", 1, 1, now=1.0)
     assert limits.of("busy", 1, 1, now=1.0) is busy

@@ -3,15 +3,24 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import urllib.request
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from ragstone import config, edge, listen
 from ragstone.errors import ConfigError
+from ragstone.listen import Certificate
+from tests.conformance.bench import EDGES, running
 
 APP = """
 import sys
@@ -47,11 +56,51 @@ def test_the_bound_url_is_told_once_it_answers_and_a_signal_ends_it_in_order(hos
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.1", "no.such.host.invalid"])
 def test_an_address_that_cant_be_had_is_named(host: str) -> None:
-    with listen._bind("127.0.0.1", 0) as taken:
+    with listen.bind("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"{host}:{port}"):
             listen.listen(None, host, port, drain=0)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    """A certificate for localhost that nobody but itself vouches for."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+    signed = built.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False).sign(key, hashes.SHA256())
+    (tmp_path / "edge.pem").write_bytes(signed.public_bytes(Encoding.PEM))
+    (tmp_path / "edge.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return Certificate(tmp_path / "edge.pem", tmp_path / "edge.key")
+
+
+def test_an_edge_with_a_certificate_speaks_https_and_nothing_else(certificate: Certificate, tmp_path: Path) -> None:
+    files = {"edge_certificate": "edge.pem", "edge_certificate_key": "edge.key"}
+    with running(EDGES["local"].command, tmp_path, **files) as bench:
+        url = bench.url.replace("127.0.0.1", "localhost")
+        assert url.startswith("https://")
+        trusting = ssl.create_default_context(cafile=certificate.chain)
+        with urllib.request.urlopen(f"{url}/healthz", timeout=30, context=trusting) as answer:
+            assert answer.status == 200
+        with pytest.raises(OSError):
+            urllib.request.urlopen(f"{url}/healthz".replace("https", "http"), timeout=30)
+
+
+def test_a_certificate_that_cant_be_used_is_named(certificate: Certificate) -> None:
+    with pytest.raises(ConfigError, match=r"none\.pem"):
+        Certificate(certificate.chain.with_name("none.pem"), certificate.key).check()
+    with pytest.raises(ConfigError, match="no certificate with its key"):
+        Certificate(certificate.key, certificate.chain).check()
+
+
+def test_only_those_who_share_a_port_get_it_together() -> None:
+    with listen.bind("127.0.0.1", 0, shared=True) as first:
+        first.listen()
+        port = first.getsockname()[1]
+        listen.bind("127.0.0.1", port, shared=True).close()
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
+            listen.bind("127.0.0.1", port)
 
 
 def test_an_edge_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:

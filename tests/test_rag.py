@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from ragstone import shares
 from ragstone.errors import RequestError
 from ragstone.rag import local
 from ragstone.serve import Message, Sampling
@@ -180,9 +181,9 @@ def test_where_the_rewriting_finds_nothing_the_question_as_asked_is_searched(rag
 
 
 def test_traffic_is_shared_among_versions_and_a_question_keeps_its_own() -> None:
-    picked = [local.pick({"a/1": 90, "b/1": 10}, f"question {number}") for number in range(2000)]
+    picked = [shares.pick({"a/1": 90, "b/1": 10}, f"question {number}") for number in range(2000)]
     assert 100 < picked.count("b/1") < 320
-    assert picked == [local.pick({"b/1": 10, "a/1": 90}, f"question {number}") for number in range(2000)]
+    assert picked == [shares.pick({"b/1": 10, "a/1": 90}, f"question {number}") for number in range(2000)]
 
 
 def test_a_longer_answer_than_the_context_holds_is_not_asked_for(rag: Bench) -> None:

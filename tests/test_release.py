@@ -111,6 +111,40 @@ def test_rollback_after_a_rollback_and_a_promotion_returns_to_what_was_in_force(
     assert release.rollback(at, "production").release == a
 
 
+def test_a_canary_stands_beside_what_is_in_force_and_a_rollback_ends_it_first(at: Store) -> None:
+    a, b, c = made(at, "a", "b", "c")
+    release.promote(at, "production", a)
+    release.promote(at, "production", b)
+    record = release.canary(at, "production", c, 10)
+    assert (record.release, record.canary) == (b, {c: 10})
+    assert c in release.reachable(at, 0)
+    assert release.canary(at, "production", c, 30).canary == {c: 30}
+    ended = release.rollback(at, "production")
+    assert (ended.release, ended.canary, ended.returns_to) == (b, {}, 2)
+    assert release.rollback(at, "production").release == a
+    release.canary(at, "production", c, 5)
+    assert release.promote(at, "production", c).canary == {}, "a promotion ends it"
+
+
+@pytest.mark.parametrize(("who", "share"), [("in force", 10), ("other", 100), ("other", -1)])
+def test_a_share_that_cant_be_changes_nothing(at: Store, who: str, share: int) -> None:
+    a, b = made(at, "a", "b")
+    with pytest.raises(ReleaseError, match="beside no release"):
+        release.canary(at, "production", b, 10)
+    release.promote(at, "production", a)
+    with pytest.raises(ReleaseError, match="can't have"):
+        release.canary(at, "production", a if who == "in force" else b, share)
+    assert len(release.history(at, "production")) == 1
+
+
+def test_a_purge_is_remembered_by_channel_the_last_one_counts(at: Store) -> None:
+    assert release.purged(at, "production") == 0
+    first = release.purge(at, "production")
+    assert release.purged(at, "production") == first == release.purged(at, "production")
+    assert release.purge(at, "production") >= first
+    assert release.purged(at, "canary") == 0
+
+
 def test_rollback_passes_over_repeated_promotions_of_the_same_release(at: Store) -> None:
     a, b = made(at, "a", "b")
     for id in (a, b, b):

@@ -18,6 +18,7 @@ from ragstone.edge.cloudflare import SOURCE
 from ragstone.wire import EventReader
 from tests import workerd
 from tests.conformance.bench import ROOT
+from tests.sequences import steps
 from tests.test_canonical import raw
 
 Rule = Callable[..., Any]
@@ -27,7 +28,8 @@ def vectors(name: str) -> Any:
     return json.loads((ROOT / "tests" / "vectors" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-KEYS, CACHE, LIMITS, TOKENS, TRANSCRIPTS = map(vectors, ("keys", "cache", "limits", "tokens", "transcripts"))
+NAMES = ("keys", "cache", "limits", "tokens", "transcripts", "shares")
+KEYS, CACHE, LIMITS, TOKENS, TRANSCRIPTS, SHARES = map(vectors, NAMES)
 WHOLE = [one for one in TRANSCRIPTS["transcripts"] if one["complete"]]
 
 
@@ -41,7 +43,7 @@ class Refused(Exception):
 
 @pytest.fixture(scope="module")
 def rule(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rule]:
-    """Calls a rule of `worker/vectors.ts`."""
+    """Calls a rule of `ragstone/worker/vectors.ts`."""
     with workerd.running(SOURCE / "vectors.ts", tmp_path_factory.mktemp("worker")) as url:
         connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
 
@@ -121,17 +123,11 @@ def test_an_entry_is_served_asked_for_or_passed_by_as_every_edge_does(rule: Rule
 @pytest.mark.parametrize("sequence", LIMITS["sequences"], ids=lambda sequence: sequence["name"])
 def test_a_key_is_admitted_and_told_what_every_edge_tells_it(rule: Rule, sequence: dict[str, Any]) -> None:
     most = {"rpm": sequence["rpm"], "tpm": sequence["tpm"]}
-    taken, reserved = None, dict[str, int]()
-    for step in sequence["steps"]:
-        kind = "requests" if step["do"] == "request" else "tokens"
-        cost = 1 if step["do"] == "request" else step.get("tokens", 0)
-        if step["do"] == "settle":
-            cost = step["used"] - reserved[step["as"]]
-        elif step["do"] == "reserve":
-            reserved[step["as"]] = min(cost, sequence["tpm"])
-        verdict = rule("take", **most, taken=taken, kind=kind, cost=cost, owed=step["do"] == "settle", at=step["at"])
-        assert verdict["wait"] == pytest.approx(step["wait"], abs=2e-6)
-        assert {name: verdict["headers"][name] for name in step["headers"]} == step["headers"]
+    taken = None
+    for step in steps(sequence):
+        verdict = rule("take", **most, taken=taken, kind=step.kind, cost=step.cost, owed=step.owed, at=step.at)
+        assert verdict["wait"] == pytest.approx(step.wait, abs=2e-6)
+        assert {name: verdict["headers"][name] for name in step.headers} == step.headers
         taken = verdict["taken"]
 
 
@@ -143,6 +139,11 @@ def test_the_tokens_of_an_answer_are_estimated_from_its_body(rule: Rule, case: d
 @pytest.mark.parametrize("case", LIMITS["durations"], ids=lambda case: case["text"])
 def test_a_duration_is_written_as_openai_writes_it(rule: Rule, case: dict[str, Any]) -> None:
     assert rule("duration", seconds=case["seconds"]) == case["text"]
+
+
+@pytest.mark.parametrize("case", SHARES["cases"], ids=lambda case: case["name"])
+def test_a_conversation_is_answered_by_the_release_that_every_edge_says(rule: Rule, case: dict[str, Any]) -> None:
+    assert rule("shares", **case) == case["release"]
 
 
 # ---- streams

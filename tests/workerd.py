@@ -1,4 +1,4 @@
-"""The Worker's runtime on this machine. Without Node and the packages of `worker/package.json` a test that needs it is skipped."""
+"""The Worker's runtime on this machine. Without Node and the packages of `ragstone/worker/package.json` a test that needs it is skipped."""
 
 from __future__ import annotations
 

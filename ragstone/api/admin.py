@@ -95,6 +95,8 @@ async def release(request: Request) -> Response:
             "release": record.release,
             "keys": pointer.keys,
             "revoked": sorted(pointer.revoked),
+            "canary": record.canary,
+            "purged": pointer.purged,
         },
         headers={"cache-control": "no-cache"},
     )

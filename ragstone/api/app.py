@@ -30,11 +30,11 @@ from ragstone.api import admin, caller, channels, chat, console, documents, live
 from ragstone.api.call import Origin, veiled
 from ragstone.api.releases import Releases
 from ragstone.config import Settings
-from ragstone.edge import RELEASE
 from ragstone.errors import RagstoneError, RequestError, Unauthorized
 from ragstone.listen import listen
 from ragstone.shadow import Shadow
 from ragstone.store import Store
+from ragstone.wire import RELEASE
 
 THREADS = 8
 """Retrievals at the same time, at most, and as many encodings: twice the cores, for they also wait for files."""

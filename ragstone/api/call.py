@@ -16,10 +16,10 @@ from starlette.types import Receive
 from ragstone.access import Principal, Verifier
 from ragstone.api.releases import NotReady, Opened, Releases
 from ragstone.config import Settings
-from ragstone.edge import RELEASE
 from ragstone.errors import AccessError, Forbidden, RagstoneError, RequestError, Unauthorized
 from ragstone.shadow import Shadow
 from ragstone.store import Store
+from ragstone.wire import RELEASE
 
 TELLING = (RequestError, AccessError, NotReady)
 """Errors whose message is for the client. Others may name paths and hosts of this machine."""

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ragstone import telemetry, wire
+from ragstone import shares, telemetry, wire
 from ragstone.api import body
 from ragstone.api.body import Chat
 from ragstone.api.call import authorise, confirmed, origin, unless_gone, validators, veiled
@@ -31,9 +31,10 @@ log = logging.getLogger("ragstone.api")
 async def complete(request: Request) -> Response:
     """The answer. With `If-None-Match` only retrieval is done where the evidence is the same: 304."""
     principal = authorise(request)
-    asked = body.chat(await body.read(request, origin(request).limit))
+    fields = await body.read(request, origin(request).limit)
+    asked = body.chat(fields)
     async with AsyncExitStack() as held:
-        opened = await held.enter_async_context(origin(request).releases.use(asked.model))
+        opened = await held.enter_async_context(origin(request).releases.use(asked.model, shares.opening(fields.values)))
         options = asked.options(opened.settings.serve.max_tokens, opened.settings.serve.temperature)
         grounds = await origin(request).compute(lambda: opened.rag.prepare(asked.messages, principal, options))
         headers = validators(opened, grounds.etag)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from ragstone import access, serve, service, telemetry
+from ragstone import access, serve, service, shares, telemetry
 from ragstone import index as indexes
 from ragstone import release as records
 from ragstone import store as stores
@@ -115,6 +115,7 @@ class Pointer:
 
     keys: dict[str, str] = field(default_factory=dict)
     revoked: frozenset[str] = frozenset()
+    purged: float = 0.0
 
 
 class Releases:
@@ -172,12 +173,13 @@ class Releases:
             raise
 
     @asynccontextmanager
-    async def use(self, name: str) -> AsyncIterator[Opened]:
-        """The release that `name`, a channel or an id, stands for, held until the block is left.
+    async def use(self, name: str, opening: str | None = None) -> AsyncIterator[Opened]:
+        """The release that `name`, a channel or an id, stands for, held until the block is left. Of a channel, a conversation
+        that opens so may be a canary's.
 
         Raises `NotReady` before the first release, `RequestError` (model_not_found) for a name that the store does not know.
         """
-        lease = await self._lease(name)
+        lease = await self._lease(self._shared_out(name, opening))
         lease.users += 1
         try:
             yield lease.opened
@@ -228,9 +230,18 @@ class Releases:
             before, self._current = self._current, lease
             if before:
                 self._retire(before)
+        for id in record.canary:  # open before the first conversation is its own
+            async with self._opening:
+                if id not in self._others:
+                    self._others[id] = await self._open(id)
         self.record, self.reason, self._logged = record, "", ""
         telemetry.released(self.channel, record.release, record.number)
         log.info("release %s is in force on %s, opened in %.1f s", record.release, self.channel, time.monotonic() - began)
+
+    def _shared_out(self, name: str, opening: str | None) -> str:
+        if self.record is None or opening is None or name != self.channel:
+            return name
+        return shares.release(self.record.release, self.record.canary, name, opening)
 
     async def _lease(self, name: str) -> Lease:
         if self._current is None:
@@ -241,7 +252,7 @@ class Releases:
         async with self._opening:
             if id not in self._others:
                 self._others[id] = await self._open(id)
-                if len(self._others) > OTHERS:
+                if len(self._others) > OTHERS + len(self.record.canary if self.record else ()):
                     self._retire(self._others.popitem(last=False)[1])
             self._others.move_to_end(id)
             return self._others[id]
@@ -267,7 +278,8 @@ class Releases:
         keys = await asyncio.to_thread(access.published, self.store)
         revoked = await asyncio.to_thread(access.revoked, self.store)
         self.verifier.trust(keys, revoked)
-        self.pointer = Pointer(keys, revoked)
+        purged = await asyncio.to_thread(records.purged, self.store, self.channel)
+        self.pointer = Pointer(keys, revoked, purged)
         self._keys_read = time.monotonic()
 
     async def _open(self, id: str) -> Lease:

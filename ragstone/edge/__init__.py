@@ -14,8 +14,6 @@ from ragstone.errors import ConfigError
 
 CACHE = "x-ragstone-cache"
 """The header that says where an answer came from: `hit`, `revalidated`, `miss` or `bypass`."""
-RELEASE = "x-ragstone-release"
-"""The header that names the release that made the answer, or confirmed it."""
 
 
 class Edge(Protocol):
@@ -49,3 +47,8 @@ def deploy(settings: Settings, *, dry_run: bool = False) -> None:
     if not hasattr(module, "deploy"):
         raise ConfigError(f"the edge {settings.edge.url!r} runs where it is started: there is nothing to deploy", "ragstone edge")
     module.deploy(settings, dry_run=dry_run)
+
+
+def tail(settings: Settings) -> None:
+    """Print the requests of the edge that `edge.url` names as they come, until interrupted. Raises `ConfigError`."""
+    connector("edge", settings.edge.url).tail(settings)

@@ -1,4 +1,4 @@
-"""The edge on Cloudflare's network: the Worker of `worker/`, rendered from the settings, deployed by wrangler or run here in workerd.
+"""The edge on Cloudflare's network: the Worker of `ragstone/worker/`, rendered from the settings, deployed by wrangler, or run here.
 
     edge.url = "cloudflare://api.example.com?kv=<namespace id>&name=ragstone-edge"
 
@@ -21,8 +21,8 @@ from ragstone.config import Settings
 from ragstone.connect import is_here
 from ragstone.errors import ConfigError
 
-SOURCE = Path(__file__).parents[2] / "worker"
-"""The Worker's source, in a checkout."""
+SOURCE = Path(__file__).parents[1] / "worker"
+"""The Worker's source."""
 RUNTIME = "2026-07-30"
 """The day whose behaviour of the runtime is asked for: the newest that the pinned workerd knows."""
 OPTIONS = ("kv", "name")
@@ -35,7 +35,7 @@ def run(settings: Settings, started: Callable[[str], None] | None = None) -> Non
 
     Raises `ConfigError` without npm, or when the Worker does not start.
     """
-    packages = npm.packages(_source() / "package.json")
+    packages = npm.packages(SOURCE / "package.json")
     serve, rendered = str(SOURCE / "serve.mjs"), str(_write(settings))
     command = [str(npm.node(packages)), serve, str(packages), rendered, settings.edge.host, str(settings.edge.port)]
     # the Worker ends when its input does, however this process ends
@@ -61,14 +61,15 @@ def deploy(settings: Settings, *, dry_run: bool = False) -> None:
     """
     if is_here(urlsplit(settings.edge.origin).hostname):
         raise ConfigError(f"edge.origin = {settings.edge.origin!r} is this machine: Cloudflare can't reach it", "set edge.origin")
-    packages = npm.packages(_source() / "package.json")
-    wrangler = packages / "node_modules" / "wrangler" / "bin" / "wrangler.js"
     rendered = _write(settings)
-    command = [str(npm.node(packages)), str(wrangler), "deploy", "--minify", "--config", str(rendered)]
-    if dry_run:
-        command += ["--dry-run", "--outdir", str(rendered.parent / "bundle")]
-    if status := subprocess.run(command, cwd=rendered.parent, env=_environment()).returncode:
-        raise ConfigError(f"wrangler ended with status {status}", "see what it printed above")
+    bundle = ["--dry-run", "--outdir", str(rendered.parent / "bundle")] if dry_run else []
+    _wrangler("deploy", "--minify", "--config", str(rendered), *bundle, folder=rendered.parent)
+
+
+def tail(settings: Settings) -> None:
+    """Print the Worker's requests as Cloudflare tells of them, as JSON, until interrupted; likewise."""
+    rendered = _write(settings)
+    _wrangler("tail", "--format", "json", "--config", str(rendered), folder=rendered.parent)
 
 
 def render(settings: Settings) -> dict[str, object]:
@@ -109,10 +110,11 @@ def _address(url: str) -> tuple[str, dict[str, str]]:
     return parts.netloc, options
 
 
-def _source() -> Path:
-    if not SOURCE.is_dir():
-        raise ConfigError(f"the Worker's source is not at {SOURCE}: only a checkout of Ragstone has it")
-    return SOURCE
+def _wrangler(*arguments: str, folder: Path) -> None:
+    packages = npm.packages(SOURCE / "package.json")
+    wrangler = packages / "node_modules" / "wrangler" / "bin" / "wrangler.js"
+    if status := subprocess.run([str(npm.node(packages)), str(wrangler), *arguments], cwd=folder, env=_environment()).returncode:
+        raise ConfigError(f"wrangler {arguments[0]} ended with status {status}", "see what it printed above")
 
 
 def _write(settings: Settings) -> Path:

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import re
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import aiohttp
 import orjson
 
-from ragstone import canonical, relay, replay, telemetry
+from ragstone import accesslog, answers, canonical, crew, relay, replay, shares, telemetry
 from ragstone.access import Principal, Verifier
-from ragstone.cache import Asked, Cache, Entry, asked, decide, may_stand_in
+from ragstone.accesslog import AccessLog
+from ragstone.answers import JSON, Answer, Answered, End, Event, Head, Refusal
+from ragstone.budget import Budget
+from ragstone.cache import Asked, Cache, Decision, Entry, asked, decide, may_stand_in, since
 from ragstone.config import Settings
-from ragstone.edge import CACHE, RELEASE
-from ragstone.errors import GeneratorError, OriginError, RagstoneError, RequestError, Unauthorized
+from ragstone.edge import CACHE
+from ragstone.errors import ConfigError, OriginError, RagstoneError, RequestError, Unauthorized
 from ragstone.exchange import Exchange, Headers, Receive, Scope, Send
-from ragstone.flight import Flight, Flights
-from ragstone.limit import Allowance, Limits, Reservation, estimate
-from ragstone.listen import listen
-from ragstone.origin import Origin, Pointer
-from ragstone.wire import DONE, EventReader, error_body, sse
+from ragstone.flight import Flights
+from ragstone.limit import Limits, estimate
+from ragstone.listen import Certificate, listen
+from ragstone.origin import Pointer
+from ragstone.origins import Origins
+from ragstone.shared import Shared
+from ragstone.turns import Turns
+from ragstone.wire import DONE, RELEASE, error_body, sse
 
 log = logging.getLogger("ragstone.edge")
 
@@ -46,12 +51,10 @@ METHODS = {
 MODEL = re.compile(r"/v1/models/[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 FORWARDED = (b"authorization", b"traceparent", b"tracestate")
 """All that the origin is told of a caller's headers: nothing can be smuggled past a list of what may pass."""
-RETURNED = ("content-type", "etag", "retry-after", RELEASE)
+POLLED = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds by probes and Prometheus: logged only when refused."""
 PERSONAL = frozenset({401, 403, 429})
 """Refusals of who asked, not of what was asked: they are not shared with others who wait."""
-LARGEST = 64 << 20
-"""Bytes of one answer of the origin; more is an error."""
-JSON = (b"content-type", b"application/json")
 STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
@@ -60,7 +63,7 @@ class Question:
     """One chat request, understood."""
 
     principal: Principal
-    allowance: Allowance
+    budget: Budget
     headers: dict[str, str]
     """What the origin is told of the caller."""
     body: dict[str, Any]
@@ -71,44 +74,27 @@ class Question:
     include_usage: bool
     tokens: int
     """What it may cost, to be reserved."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """What the headers of a live answer say."""
-
-    release: str
-    etag: str
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The origin's finished answer, or its word that the kept one still holds. `tokens` is None when it did not say."""
-
-    entry: Entry
-    state: str
-    tokens: int | None
-    keep: bool = True
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """The origin's error, in its own words."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
-Event = tuple[bytes, bytes]
-"""One chunk as an event, with the usage and without; the latter is empty when nothing else was in it."""
-End = Answered | Refusal | OriginError
-Answer = Flight[Head, Event, End]
+    opening: str
+    """What its conversation began with."""
 
 
 def run(settings: Settings, started: Callable[[str], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way. `started` is called with the bound URL. Raises `ConfigError`."""
-    listen(Edge(settings), settings.edge.host, settings.edge.port, drain=settings.edge.timeout, started=started)
+    edge = settings.edge
+    if edge.workers > 1:
+        return crew.run(settings, started)
+    paths = [settings.folder / name for name in (edge.certificate, edge.certificate_key) if name]
+    certificate = Certificate(paths[0], paths[-1]) if paths else None  # one file may hold both
+    app = Edge(settings)
+    return listen(app, edge.host, edge.port, drain=edge.timeout, started=started, shared=edge.share_port, certificate=certificate)
+
+
+def tail(settings: Settings) -> None:
+    """Print the access log as it grows, until interrupted. Raises `ConfigError` when none is written."""
+    if not settings.edge.log:
+        raise ConfigError("edge.log is empty: no request is logged", "remove it from ragstone.toml")
+    for line in accesslog.follow(settings.folder / settings.edge.log):
+        print(line, flush=True)
 
 
 class Edge:
@@ -118,10 +104,14 @@ class Edge:
         self._settings = settings.edge
         self._most = settings.api.max_body_kb * 1024
         self._max_tokens = settings.serve.max_tokens
-        self._origin = Origin(settings.edge.origin, settings.edge.timeout)
+        edge = settings.edge
+        self._origin = Origins((edge.origin, *edge.fallbacks), edge.timeout, hedge=edge.hedge)
+        self._turns = Turns(edge.concurrency, edge.queue)
         self._verifier = Verifier()
         self._limits = Limits()
         self._cache = Cache(settings.edge.cache_mb << 20)
+        self._shared = Shared(settings.edge.redis, settings.edge.redis_mb << 20) if settings.edge.redis else None
+        self._log = AccessLog(settings.folder / settings.edge.log) if settings.edge.log else None
         self._flights: Flights[Head, Event, End] = Flights()
         self._pointer: Pointer | None = None
         self._fault: OriginError | None = None
@@ -132,7 +122,7 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
-        exchange = Exchange(scope, receive, send)
+        exchange, began = Exchange(scope, receive, send), time.perf_counter()
         self._open += 1
         try:
             await self._route(exchange)
@@ -143,7 +133,10 @@ class Edge:
             await exchange.fail(RagstoneError("the edge failed; its log has the request's id"))
         finally:
             self._open -= 1
-        telemetry.requests.labels("edge", _named(exchange.path), str(exchange.status)).inc()
+        route = _named(exchange.path)
+        telemetry.requests.labels("edge", route, str(exchange.status)).inc()
+        if self._log and (route not in POLLED or exchange.status >= 400):
+            self._log.add(_line(exchange, time.perf_counter() - began))
         return None
 
     # ---- the release pointer
@@ -159,6 +152,10 @@ class Edge:
         watch.cancel()
         await self._flights.close()
         await self._origin.close()
+        if self._log:
+            self._log.close()
+        if self._shared:
+            await self._shared.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _watch(self) -> None:
@@ -194,6 +191,12 @@ class Edge:
             reason = self._fault.message if self._fault else "the origin was not asked yet"
             raise OriginError(reason, status=503, retry_after=self._settings.release_check)
         return self._pointer.release
+
+    async def _release_of(self, question: Question) -> str:
+        """The release that answers this conversation. Raises `OriginError` likewise."""
+        in_force = await self._release()
+        canary = self._pointer.canary if self._pointer else {}
+        return shares.release(in_force, canary, question.body.get("model"), question.opening)
 
     # ---- routes
 
@@ -236,50 +239,54 @@ class Edge:
         body = await exchange.body(self._most)
         return await relay.relay(self._origin, exchange, _forwarded(exchange), body or None, [(CACHE.encode(), b"bypass")])
 
-    async def _admit(self, exchange: Exchange) -> tuple[Principal, Allowance]:
+    async def _admit(self, exchange: Exchange) -> tuple[Principal, Budget]:
         """Who asks, counted against their limit. Raises `Unauthorized` or `RateLimited`."""
         scheme, _, token = exchange.header(b"authorization").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthorized("there is no API key: send 'Authorization: Bearer <key>'", "ragstone keys create")
         principal = self._verifier.verify(token.strip())
-        now = time.monotonic()
-        allowance = self._limits.of(principal.key, principal.rpm, principal.tpm, now)
-        exchange.extra = lambda: allowance.headers(time.monotonic())
-        allowance.request(now)
-        return principal, allowance
+        here = self._limits.of(principal.key, principal.rpm, principal.tpm, time.monotonic())
+        budget = Budget(principal.key, here, self._shared)
+        exchange.extra, exchange.spent = budget.headers, lambda: budget.spent
+        exchange.notes = {"key": principal.key, "tenant": principal.tenant}
+        await budget.request()
+        return principal, budget
 
     async def _pass(self, exchange: Exchange) -> None:
         """What is not cached: keys and limits here, the answer from the origin."""
         release = await self._release()
-        _, allowance = await self._admit(exchange)
+        principal, budget = await self._admit(exchange)
         body = await exchange.body(self._most) if exchange.method == "POST" else None
         if body is not None:
             canonical.parse(body)
-        reservation, used = allowance.reserve(len(body or b"") // 4, time.monotonic()), 0
+        reservation, used = await budget.reserve(len(body or b"") // 4), 0
         try:
-            async with self._origin.ask(exchange.method, exchange.path, _forwarded(exchange), body, self._settings.timeout) as response:
-                answer = await _whole(response)
-            used = _used(answer)
+            asking = self._origin.ask(exchange.method, exchange.path, _forwarded(exchange), body, self._settings.timeout)
+            async with self._turn(principal), asking as response:
+                answer = await answers.whole(response)
+            used = answers.used(answer)
         finally:
-            allowance.settle(reservation, used, time.monotonic())
-        headers = _returned(response)
+            await budget.settle(reservation, used)
+        headers = answers.returned(response)
         if RELEASE not in response.headers:
             headers.append((RELEASE.encode(), release.encode()))
         await exchange.respond(response.status, [*headers, (CACHE.encode(), b"bypass")], answer)
+
+    def _turn(self, principal: Principal) -> AbstractAsyncContextManager[None]:
+        return self._turns.turn(first=principal.tenant in self._settings.interactive)
 
     # ---- chat
 
     async def _chat(self, exchange: Exchange) -> None:
         await self._release()
-        principal, allowance = await self._admit(exchange)
-        question = _question(exchange, principal, allowance, await exchange.body(self._most), self._max_tokens)
+        principal, budget = await self._admit(exchange)
+        question = _question(exchange, principal, budget, await exchange.body(self._most), self._max_tokens)
         await self._answer(exchange, question)
 
     async def _answer(self, exchange: Exchange, question: Question) -> None:
         """From the cache, from a flight under way, or from a new one."""
-        release = await self._release()
-        entry = self._cache.get(question.key) if question.key else None
-        decision = decide(entry, question.asked, release, self._settings.ttl, time.time()) if question.key else "bypass"
+        release = await self._release_of(question)
+        entry, decision = await self._kept(question, release)
         if entry and decision == "hit":
             return await self._reply(exchange, question, entry, "hit")
         if question.key is None or decision == "bypass":
@@ -289,6 +296,23 @@ class Edge:
             produce = self._production(question, entry if decision == "revalidate" else None)
             flight, _ = self._flights.start((question.key, release), question.principal.key, produce)
         return await self._follow(exchange, question, flight, entry)
+
+    async def _kept(self, question: Question, release: str) -> tuple[Entry | None, Decision]:
+        """The entry and what to do with it; one that can't be served as it is is looked for among what all edges share."""
+        if question.key is None:
+            return None, "bypass"
+        purged = self._pointer.purged if self._pointer else 0.0
+        entry = since(self._cache.get(question.key), purged)
+        decision = decide(entry, question.asked, release, self._settings.ttl, time.time())
+        if self._shared is None or decision not in ("fetch", "revalidate"):
+            return entry, decision
+        found = await self._shared.get(question.key)
+        newest = max(filter(None, (found, self._cache.get(question.key))), key=lambda one: one.stored, default=None)
+        entry = since(newest, purged)
+        decision = decide(entry, question.asked, release, self._settings.ttl, time.time())
+        if entry and entry is found and decision == "hit":
+            self._cache.put(question.key, entry, release)
+        return entry, decision
 
     async def _past(self, exchange: Exchange, question: Question) -> None:
         """Past the cache: a flight that ends when the caller hangs up, since nobody else wants its answer."""
@@ -311,7 +335,7 @@ class Edge:
         status = end.status
         if status in PERSONAL and flight.owner != question.principal.key:
             return await self._answer(exchange, question)  # refused in another's name: ask in one's own
-        if entry and status >= 500 and may_stand_in(entry, question.asked, await self._release()):
+        if entry and status >= 500 and may_stand_in(entry, question.asked, await self._release_of(question)):
             return await self._reply(exchange, question, entry, "hit")
         if isinstance(end, Refusal):
             return await exchange.respond(end.status, [*end.headers, *_told("bypass" if question.key is None else "miss")], end.body)
@@ -343,70 +367,65 @@ class Edge:
     # ---- flights
 
     def _production(self, question: Question, entry: Entry | None) -> Callable[[Answer], Coroutine[Any, Any, None]]:
-        """What makes the answer, once its tokens are reserved. Raises `RateLimited`. With an entry, the origin may confirm it."""
-        reservation = question.allowance.reserve(question.tokens, time.monotonic())
-        return lambda flight: self._produce(flight, question, entry, reservation)
+        """What makes the answer and lands it, whatever happens. With an entry, the origin may confirm it."""
+        return lambda flight: self._produce(flight, question, entry)
 
-    async def _produce(self, flight: Answer, question: Question, entry: Entry | None, reservation: Reservation) -> None:
-        """Fly to the end, whatever happens: settle the tokens, keep the answer, wake the followers."""
+    async def _produce(self, flight: Answer, question: Question, entry: Entry | None) -> None:
         end: End = OriginError("the edge was stopped before the answer was whole", status=503)
+        began, kept = time.time(), None
+        try:
+            end = await self._paid(flight, question, entry)
+            kept = await self._keep(question, end, began)
+        except RagstoneError as error:
+            end = error
+        finally:
+            flight.land(end)
+        if kept and question.key and self._shared:
+            await self._shared.put(question.key, kept, await self._release_of(question))
+
+    async def _keep(self, question: Question, end: End, began: float) -> Entry | None:
+        """The entry, once it is in memory; None where the answer is not to be kept, or was begun before a purge."""
+        if not isinstance(end, Answered) or not end.keep or question.key is None or self._pointer is None or began < self._pointer.purged:
+            return None
+        self._cache.put(question.key, end.entry, await self._release_of(question))
+        return end.entry
+
+    async def _paid(self, flight: Answer, question: Question, entry: Entry | None) -> End:
+        """The answer, its tokens reserved before and settled after. Raises `RateLimited` or `OriginError`."""
+        reservation = await question.budget.reserve(question.tokens)
         used: int | None = None  # a caller who hangs up past the cache has spent what was reserved
         try:
             async with asyncio.timeout(self._settings.timeout):
                 end = await self._fetch(flight, question, entry)
             used = end.tokens if isinstance(end, Answered) else 0
+            return end
         except TimeoutError:
-            end, used = OriginError(f"the answer was not whole after {self._settings.timeout:g} s", status=504), 0
-        except OriginError as error:
-            end, used = error, 0
+            used = 0
+            raise OriginError(f"the answer was not whole after {self._settings.timeout:g} s", status=504) from None
+        except RagstoneError:
+            used = 0
+            raise
         except Exception:
+            used = 0
             log.exception("an answer of the origin can't be used")
-            end, used = OriginError("the origin's answer can't be used; the edge's log says why"), 0
+            raise OriginError("the origin's answer can't be used; the edge's log says why") from None
         finally:
             if used is not None:
-                question.allowance.settle(reservation, used, time.monotonic())
-            if isinstance(end, Answered) and end.keep and question.key and self._pointer:
-                self._cache.put(question.key, end.entry, self._pointer.release)
-            flight.land(end)
+                await question.budget.settle(reservation, used)
 
     async def _fetch(self, flight: Answer, question: Question, entry: Entry | None) -> End:
         """Ask the origin, always for a stream: whoever joins can follow it live, whichever form they asked for."""
         body = json.dumps({**question.body, "stream": True, "stream_options": {"include_usage": True}}).encode()
         headers = question.headers | ({"if-none-match": entry.etag} if entry else {})
-        async with self._origin.ask("POST", CHAT, headers, body) as response:
+        asking = self._origin.ask("POST", CHAT, headers, body, hedge=not question.streamed)
+        async with self._turn(question.principal), asking as response:
             if response.status == 304 and entry:
-                return _confirmed(entry, response)
+                return answers.confirmed(entry, response)
             if response.status != 200:
-                return await _refusal(response)
+                return await answers.refusal(response)
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise OriginError(f"the origin answered with {response.headers.get('content-type', 'no content type')[:80]}, not a stream")
-            return await self._read(flight, response)
-
-    async def _read(self, flight: Answer, response: aiohttp.ClientResponse) -> End:
-        """The stream to its end, told to the flight event by event."""
-        release, etag = response.headers.get(RELEASE, ""), response.headers.get("etag", "")
-        reader, fold, size = EventReader(), replay.Fold(), 0
-        async for part in response.content.iter_any():
-            size += len(part)
-            if size > LARGEST:
-                raise OriginError(f"the origin's answer is over {LARGEST} bytes")
-            for data in _events(reader, part):
-                chunk = _chunk(data)
-                if chunk.get("error"):
-                    return Refusal(502, [JSON], data)
-                fold.add(chunk)
-                if flight.head is None:
-                    flight.open(Head(release, etag))
-                flight.add((sse(data), _sse(replay.without_usage(data, chunk))))
-            if reader.done:
-                await _drain(response)
-                break
-        if not reader.done or not fold.complete:
-            raise OriginError("the origin's answer was cut short")
-        keep = bool(release) and "no-store" not in response.headers.get("cache-control", "").lower()
-        entry = Entry(orjson.dumps(fold.completion()), etag, release, time.time())
-        return Answered(entry, "miss", fold.tokens, keep)
-
+            return await answers.read(flight, response)
 
 def _named(path: str) -> str:
     """What the route is called in the metrics."""
@@ -414,7 +433,7 @@ def _named(path: str) -> str:
     return path if known else "/v1/models/{model}" if MODEL.fullmatch(path) else "other"
 
 
-def _question(exchange: Exchange, principal: Principal, allowance: Allowance, data: bytes, max_tokens: int) -> Question:
+def _question(exchange: Exchange, principal: Principal, budget: Budget, data: bytes, max_tokens: int) -> Question:
     """Raises `RequestError` on a body whose form can't be told; what else is wrong with it is the origin's to say."""
     body = canonical.parse(data)
     streamed, options = body.get("stream"), body.get("stream_options")
@@ -426,7 +445,8 @@ def _question(exchange: Exchange, principal: Principal, allowance: Allowance, da
     include_usage = bool(options and options.get("include_usage"))
     directives = asked(exchange.header(b"cache-control"))
     tokens = estimate(body, len(data), max_tokens)
-    return Question(principal, allowance, _forwarded(exchange), body, key, directives, bool(streamed), include_usage, tokens)
+    headers, opening = _forwarded(exchange), shares.opening(body)
+    return Question(principal, budget, headers, body, key, directives, bool(streamed), include_usage, tokens, opening)
 
 
 def _forwarded(exchange: Exchange) -> dict[str, str]:
@@ -434,79 +454,19 @@ def _forwarded(exchange: Exchange) -> dict[str, str]:
     return headers | {"content-type": "application/json", "x-request-id": exchange.id.decode()}
 
 
-def _returned(response: aiohttp.ClientResponse) -> Headers:
-    return [(name.encode(), response.headers[name].encode()) for name in RETURNED if name in response.headers]
-
-
 def _validators(release: str, etag: str) -> Headers:
     return [(name, value.encode()) for name, value in ((RELEASE.encode(), release), (b"etag", etag)) if value]
+
+
+def _line(exchange: Exchange, seconds: float) -> dict[str, object]:
+    """The request as the access log has it: who and how, never what was asked."""
+    told = dict(exchange.sent)
+    named = {name: told[header].decode() for name, header in (("cache", CACHE.encode()), ("release", RELEASE.encode())) if header in told}
+    line = {"id": exchange.id.decode(), "method": exchange.method, "path": exchange.path[:200], "status": exchange.status}
+    return {**line, **exchange.notes, **named, "tokens": exchange.spent(), "ms": round(seconds * 1000, 1)}
 
 
 def _told(state: str) -> Headers:
     """The cache header, and the count behind it."""
     telemetry.cache.labels(state).inc()
     return [(CACHE.encode(), state.encode())]
-
-
-def _events(reader: EventReader, part: bytes) -> list[bytes]:
-    try:
-        return reader.feed(part)
-    except GeneratorError as error:
-        raise OriginError(error.message) from error
-
-
-def _chunk(data: bytes) -> dict[str, Any]:
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        chunk = None
-    if not isinstance(chunk, dict):
-        raise OriginError("the origin's stream holds an event that is no JSON object")
-    return chunk
-
-
-def _sse(data: bytes | None) -> bytes:
-    return b"" if data is None else sse(data)
-
-
-def _confirmed(entry: Entry, response: aiohttp.ClientResponse) -> Answered:
-    """The entry as the release that confirmed it gives it."""
-    release = response.headers.get(RELEASE, "")
-    if not release:
-        raise OriginError("the origin confirmed an answer without naming its release")
-    renewed = Entry(replay.renewed(entry.body, release), entry.etag, release, time.time())
-    return Answered(renewed, "revalidated", 0)
-
-
-async def _refusal(response: aiohttp.ClientResponse) -> Refusal:
-    """The origin's own error. Raises `OriginError` when it is not one in JSON."""
-    body = await _whole(response)
-    if response.status < 400 or "json" not in response.headers.get("content-type", ""):
-        raise OriginError(f"the origin answered {response.status} without an error in JSON")
-    return Refusal(response.status, _returned(response), body)
-
-
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    """The response's body. Raises `OriginError` when it is too large to be an answer."""
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > LARGEST:
-            raise OriginError(f"the origin's answer is over {LARGEST} bytes")
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read what follows `[DONE]`, so that the connection is used again and the origin does not see its caller hang up."""
-    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(1):
-            await response.content.read()
-
-
-def _used(answer: bytes) -> int:
-    try:
-        body = orjson.loads(answer)
-    except orjson.JSONDecodeError:
-        return 0
-    return (replay.used(body) if isinstance(body, dict) else None) or 0

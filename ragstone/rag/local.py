@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 
-from ragstone import ground, telemetry
+from ragstone import ground, shares, telemetry
 from ragstone.access import Principal
 from ragstone.errors import GeneratorError, RequestError
 from ragstone.followup import Question, resolve
@@ -80,7 +80,7 @@ class LocalRag:
         with telemetry.stage("retrieve", release=self.id):
             question, hits = _search(resolve(conversation), conversation[-1].content, search, threshold)
         evidence = tuple(hit for hit in hits if hit.score >= threshold)[:top_k]
-        service = pick(self.release.generator, next((one.content for one in conversation if one.role == "user"), question.text))
+        service = shares.pick(self.release.generator, next((one.content for one in conversation if one.role == "user"), question.text))
         messages = _messages(self.release.prompt, conversation, question, evidence, self.room - options.sampling.max_tokens)
         grounds = Grounds(
             release=self.id,
@@ -247,20 +247,6 @@ def abstention(grounds: Grounds) -> str:
         f"The documents do not answer this: the best passage found is relevant with a probability of {grounds.best:.2f}, "
         f"and {grounds.threshold:.2f} is needed. Searched for: “{grounds.question}”{where}."
     )
-
-
-def pick(shares: Mapping[str, int], opening: str) -> str:
-    """The service version that answers the conversation which opens so: by its share of the traffic, and the same one every time.
-
-    >>> pick({"small/1": 0, "large/1": 100}, "why?")
-    'large/1'
-    """
-    place = int.from_bytes(hashlib.sha256(opening.encode()).digest()[:8]) % max(1, sum(shares.values()))
-    for service, share in sorted(shares.items()):
-        place -= share
-        if place < 0:
-            return service
-    return next(iter(sorted(shares)))
 
 
 def tokens(text: str) -> int:

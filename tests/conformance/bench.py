@@ -37,10 +37,11 @@ class Edge:
 
     url: str
     others: Mapping[str, str] = field(default_factory=dict)
+    redis: str = ""
 
     @property
     def command(self) -> list[str]:
-        return ["env", f"RAGSTONE_EDGE_URL={self.url}", sys.executable, "-c", LOCAL]
+        return ["env", f"RAGSTONE_EDGE_URL={self.url}", f"RAGSTONE_EDGE_REDIS={self.redis}", sys.executable, "-c", LOCAL]
 
     def needs(self, task: str) -> None:
         """Skips the test where the task is another's."""

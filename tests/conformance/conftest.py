@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from tests import workerd
+from tests import valkey, workerd
 from tests.conformance.bench import EDGES, Bench, Edge, running
 
 
-@pytest.fixture(scope="module", params=EDGES)
-def edge(request: pytest.FixtureRequest) -> Edge:
+@pytest.fixture(scope="module", params=[*EDGES, "shared"])
+def edge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    if request.param == "shared":
+        with valkey.running(tmp_path_factory.mktemp("redis")) as redis:
+            yield replace(EDGES["local"], redis=redis.url)
+        return
     if request.param == "cloudflare":
         workerd.packages()
-    return EDGES[request.param]
+    yield EDGES[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +36,6 @@ def shared(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def bench(shared: Bench) -> Bench:
     """The shared edge, with its origin in release r-a again."""
-    shared.origin.confirms, shared.origin.pointer = True, None
+    shared.origin.confirms, shared.origin.pointer, shared.origin.canary = True, None, {}
     shared.promote("r-a")
     return shared

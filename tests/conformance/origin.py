@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ragstone import shares
 from ragstone.errors import GeneratorError
 from ragstone.wire import DONE, Head, Usage, chunk, error_body, last_chunk, sse
 
@@ -36,6 +37,8 @@ class Origin:
     revoked: list[str] = field(default_factory=list)
     release: str = "r-a"
     number: int = 1
+    canary: dict[str, int] = field(default_factory=dict)
+    purged: float = 0.0
     seen: list[Seen] = field(default_factory=list)
     confirms: bool = True
     """Whether it answers 304 to the ETag it gave."""
@@ -90,7 +93,8 @@ class Origin:
         gate.set()
 
     async def _pointer(self, request: web.Request) -> web.Response:
-        pointer = {"channel": "production", "number": self.number, "release": self.release, "keys": self.keys, "revoked": self.revoked}
+        pointer: dict[str, Any] = {"channel": "production", "number": self.number, "release": self.release}
+        pointer |= {"keys": self.keys, "revoked": self.revoked, "canary": self.canary, "purged": self.purged}
         return web.json_response(pointer if self.pointer is None else self.pointer)
 
     async def _other(self, request: web.Request) -> web.Response:
@@ -102,7 +106,8 @@ class Origin:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.seen.append(Seen(request.path, dict(request.headers), body))
-        release, test = self.release, body.get("test", {})
+        test = body.get("test", {})
+        release = shares.release(self.release, self.canary, body.get("model"), shares.opening(body))
         etag = '"' + hashlib.sha256(json.dumps([body["messages"], test], sort_keys=True).encode()).hexdigest()[:16] + '"'
         headers = {"etag": etag, "x-ragstone-release": release, "x-secret": "of the origin", **test.get("headers", {})}
         if test.get("hold") == "head":

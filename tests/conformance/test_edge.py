@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,40 @@ def test_an_answer_made_before_a_promotion_and_finished_after_it_keeps_its_own_r
     assert (later.headers["x-ragstone-release"], later.cache) == ("r-b", "revalidated")
 
 
+def test_a_conversation_stays_with_its_canary_and_its_answers_are_the_canarys_alone(bench: Bench) -> None:
+    bodies = [question() for _ in range(20)]
+    before = [bench.chat(body).headers["x-ragstone-release"] for body in bodies]
+    bench.origin.canary = {"r-b": 50}
+    until(lambda: any(bench.chat(body).headers["x-ragstone-release"] == "r-b" for body in bodies))
+    first, again = [bench.chat(body) for body in bodies], [bench.chat({**body, "stream": True}) for body in bodies]
+    releases = [answer.headers["x-ragstone-release"] for answer in first]
+    assert before == ["r-a"] * 20
+    assert set(releases) == {"r-a", "r-b"}
+    assert releases == [answer.headers["x-ragstone-release"] for answer in again]
+    assert {answer.cache for answer in again} == {"hit"}
+    follow = bodies[releases.index("r-b")]["messages"] + [{"role": "assistant", "content": "So."}, {"role": "user", "content": "And then?"}]
+    assert bench.chat({**bodies[0], "messages": follow}).headers["x-ragstone-release"] == "r-b"
+
+
+def test_what_was_kept_before_a_purge_is_made_anew_even_when_the_origin_would_confirm_it(bench: Bench) -> None:
+    body, late = question(), question(test={"hold": "head"})
+    bench.chat(body)
+
+    async def scene() -> None:
+        async with aiohttp.ClientSession() as session:
+            started = asyncio.create_task(post(session, bench, late))
+            await asyncio.to_thread(until, lambda: asked(bench, late) == 1)
+            bench.origin.purged = time.time()
+            await asyncio.to_thread(until, lambda: bench.chat(body).cache == "miss")
+            bench.origin.go()
+            assert (await started).status == 200
+
+    asyncio.run(scene())
+    assert bench.chat(body).cache == "hit"
+    assert "If-None-Match" not in bench.origin.asked(body["messages"][0]["content"])[-1].headers
+    assert threaded(bench, late).cache == "miss", "it was begun before the purge"
+
+
 def test_after_the_ttl_the_origin_is_asked(command: list[str], tmp_path: Path) -> None:
     with running(command, tmp_path, edge_ttl=0) as bench:
         body = question()
@@ -252,7 +287,7 @@ def test_a_hundred_concurrent_equal_misses_make_one_origin_request(bench: Bench)
     async def scene() -> list[Response]:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             waiting = [asyncio.create_task(post(session, bench, {**body, "stream": number % 2 == 0})) for number in range(100)]
-            await asyncio.to_thread(until, lambda: bool(bench.health["requests"] > 100))
+            await asyncio.to_thread(until, lambda: bool(bench.health["requests"] > 100 and asked(bench, body)))
             bench.origin.go()
             return await asyncio.gather(*waiting)
 

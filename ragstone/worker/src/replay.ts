@@ -1,6 +1,6 @@
 /** One answer, two forms: a stream's chunks folded into a completion, and a completion replayed. `tests/vectors/transcripts.json` is the contract. */
 
-import { isFields, type Fields } from "./canonical";
+import { isFields, isWhole, list, none, object, quoted, type Fields } from "./values";
 
 const PIECE = /.{1,64}/gsu;
 /** Text that names something: a repetition replaces it, where other text is continued. */
@@ -24,7 +24,7 @@ export class Events {
     this.#cut = text.endsWith("\r");
     const blocks = (this.#rest + text.replace(/\r\n?/g, "\n")).split("\n\n");
     this.#rest = blocks.pop() ?? "";
-    if (this.#rest.length > LONGEST) throw new TypeError("an event is too long");
+    if (this.#rest.length > LONGEST) none();
     return blocks.flatMap((block) => this.#data(block));
   }
 
@@ -71,14 +71,14 @@ export class Fold {
 /** The `usage.total_tokens` of an answer, or null when it does not say. */
 export function used(completion: Fields): number | null {
   const total = isFields(completion.usage) ? completion.usage.total_tokens : null;
-  return typeof total === "number" && Number.isInteger(total) && total >= 0 ? total : null;
+  return isWhole(total) ? total : null;
 }
 
 /** The event for a caller who did not ask for the usage; empty when nothing else is in it. */
 export function withoutUsage(data: string, chunk: Fields): string {
   if (!("usage" in chunk)) return sse(data);
   const { usage: _, ...rest } = chunk;
-  return list(rest.choices ?? []).length || "ragstone" in rest ? sse(JSON.stringify(rest)) : "";
+  return list(rest.choices ?? []).length || "ragstone" in rest ? sse(quoted(rest)) : "";
 }
 
 /** All events of the completion's stream; the last finish carries `ragstone`, and the usage follows when asked. */
@@ -87,7 +87,7 @@ export function stream({ choices, usage, ragstone, ...rest }: Fields, counted: b
   const chunks: Fields[] = list(choices).flatMap((choice) => replayed(object(choice)).map((one) => ({ ...head, choices: [one] })));
   Object.assign(chunks.at(-1) ?? {}, present({ ragstone }));
   if (counted && usage) chunks.push({ ...head, choices: [], usage });
-  return chunks.map((chunk) => sse(JSON.stringify(chunk))).join("") + DONE;
+  return chunks.map((chunk) => sse(quoted(chunk))).join("") + DONE;
 }
 
 /** The answer as `release` gives it, after the origin confirmed that it would be the same. */
@@ -95,7 +95,7 @@ export function renewed(body: string, release: string): string {
   const completion = object(JSON.parse(body));
   const { ragstone } = completion;
   if (!isFields(ragstone) || !ragstone.release || ragstone.release === release) return body;
-  return JSON.stringify({ ...completion, ragstone: { ...ragstone, release } });
+  return quoted({ ...completion, ragstone: { ...ragstone, release } });
 }
 
 function replayed({ message, ...rest }: Fields): Fields[] {
@@ -142,12 +142,5 @@ function extended(kept: unknown[], items: unknown[]): unknown[] {
   return result;
 }
 
-function none(): never {
-  throw new TypeError("it is no part of a chunk");
-}
-
-const object = (value: unknown): Fields => (isFields(value) ? value : none());
-const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : none());
-const number = (value: unknown, most = Infinity): number =>
-  typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= most ? value : none();
+const number = (value: unknown, most = Infinity): number => (isWhole(value) && value <= most ? value : none());
 const present = (fields: Fields): Fields => Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined));

@@ -1,5 +1,7 @@
 /** What a caller sees of a failure: OpenAI's error JSON, with its status and headers. */
 
+import { quoted } from "./values";
+
 /** Unix seconds. */
 export const now = (): number => Date.now() / 1000;
 
@@ -17,13 +19,12 @@ export interface More {
 }
 
 export class Fault extends Error {
-  readonly status: number;
-  readonly body: string;
-  readonly headers: Record<string, string>;
-
-  constructor(status: number, body: string, headers: Record<string, string>) {
+  constructor(
+    readonly status: number,
+    readonly body: string,
+    readonly headers: Record<string, string>,
+  ) {
     super(body);
-    [this.status, this.body, this.headers] = [status, body, headers];
   }
 
   get response(): Response {
@@ -35,7 +36,7 @@ export function fault(status: number, code: string, message: string, more: More 
   const type = more.type ?? (status < 500 ? "invalid_request_error" : "server_error");
   const headers = { ...more.headers };
   if (more.wait !== undefined) headers["retry-after"] = atLeastOne(more.wait);
-  return new Fault(status, JSON.stringify({ error: { message, type, param: more.param ?? null, code } }), headers);
+  return new Fault(status, quoted({ error: { message, type, param: more.param ?? null, code } }), headers);
 }
 
 export const originFault = (status: number, what: string, wait = 1): Fault => fault(status, "origin_error", `the origin ${what}`, { wait });

@@ -1,11 +1,13 @@
 /** The Worker's rules, one call a request, for the cases in `tests/vectors/`: they run in the runtime that the Worker runs in. */
 
 import { keyring, verify } from "./src/access";
-import { asked, decide, mayStandIn, type Entry } from "./src/cache";
-import { asStream, key, parse, type Fields } from "./src/canonical";
+import { asked, decide, mayStandIn, since, type Entry } from "./src/cache";
+import { asStream, key, parse } from "./src/canonical";
 import { seen } from "./src/errors";
 import { duration, estimate, nothing, take, type Kind, type Taken } from "./src/limit";
 import { Events, Fold, renewed, stream, used, withoutUsage } from "./src/replay";
+import { opening, release, type Shares } from "./src/shares";
+import type { Fields } from "./src/values";
 
 const who = (rpm: number, tpm: number) => ({ key: "k", tenant: "t", groups: ["g"], rpm, tpm, starts: 0, expires: 0 });
 
@@ -25,6 +27,7 @@ interface Kept {
   release: string;
   ttl: number;
   now: number;
+  purged?: number;
 }
 
 const rules = {
@@ -34,13 +37,16 @@ const rules = {
     verify(one.token, await keyring(one.keys), new Set(one.revoked), one.now),
   decide: (one: Kept) => {
     const wanted = asked(one["cache-control"]);
-    const stands = mayStandIn(one.entry, wanted, one.release);
-    return { decision: decide(one.entry, wanted, one.release, one.ttl, one.now), stand_in: stands };
+    const entry = since(one.entry, one.purged ?? 0);
+    const stands = mayStandIn(entry, wanted, one.release);
+    return { decision: decide(entry, wanted, one.release, one.ttl, one.now), stand_in: stands };
   },
   take: (one: Step) => {
     const taken = one.taken ?? nothing();
     return { ...take(taken, who(one.rpm, one.tpm), one.kind, one.cost, one.at, one.owed), taken };
   },
+  shares: (one: { in_force: string; canary: Shares; body: Fields }) =>
+    release(one.in_force, one.canary, one.body.model, opening(one.body)),
   estimate: (one: { body: Fields; size: number; default: number }) => estimate(one.body, one.size, one.default),
   duration: (one: { seconds: number }) => duration(one.seconds),
   fold: (one: { chunks: Fields[] }) => {

@@ -1,6 +1,6 @@
 /** The edge as a Cloudflare Worker: the contract of `tests/conformance/test_edge.py`, on Cloudflare's cache and network. */
 
-import { CHAT, chat } from "./chat";
+import { chat } from "./chat";
 import { parse } from "./canonical";
 import type { Env } from "./env";
 import { fault, seen } from "./errors";
@@ -11,23 +11,16 @@ import { used } from "./replay";
 export { Flight } from "./flight";
 export { Budget } from "./limit";
 
-const METHODS: Record<string, string> = {
-  [CHAT]: "POST",
-  "/v1/embeddings": "POST",
-  "/v1/retrieve": "POST",
-  "/v1/models": "GET",
-  "/healthz": "GET",
-  "/readyz": "GET",
-};
-const MODEL = /^\/v1\/models\/[A-Za-z0-9][\w.:-]{0,127}$/;
+const POSTS = /^\/v1\/(chat\/completions|embeddings|retrieve)$/;
+const GETS = /^\/(v1\/models(\/[A-Za-z0-9][\w.:-]{0,127})?|healthz|readyz)$/;
 
 async function route(x: Exchange): Promise<Response> {
-  const method = METHODS[x.path] ?? (MODEL.test(x.path) ? "GET" : null);
+  const method = POSTS.test(x.path) ? "POST" : GETS.test(x.path) ? "GET" : null;
   if (!method) throw fault(404, "not_found", `there is no '${x.path.slice(0, 100)}' here`);
   if (x.request.method !== method) throw fault(405, "method_not_allowed", `${x.path} takes ${method}`, { headers: { allow: method } });
-  if (x.path === "/healthz" || x.path === "/readyz") return health(x);
+  if (!x.path.startsWith("/v1/")) return health(x);
   await x.pointer();
-  return x.path === CHAT ? chat(x) : pass(x);
+  return x.path.startsWith("/v1/chat/") ? chat(x) : pass(x);
 }
 
 /** `/healthz` says that the Worker runs, `/readyz` that it can answer; the counts are this isolate's. */
@@ -44,7 +37,7 @@ async function pass(x: Exchange): Promise<Response> {
   const order = x.order(who, body && body.text, Math.floor((body?.size ?? 0) / 4));
   const response = await ask(x.env, order, x.left.signal);
   const answer = await response.text();
-  if (!response.headers.has("retry-after-ms")) await x.settle(who, order.tokens, spent(answer));
+  await x.settle(order, response, spent(answer));
   const headers = { [RELEASE]: release, ...Object.fromEntries(response.headers), "x-ragstone-cache": "bypass" };
   return new Response(answer, { status: response.status, headers });
 }

@@ -1,10 +1,11 @@
 /** The origin over HTTP: its release pointer, and its answers, of which only named headers come through. */
 
 import { keyring, type Keys, type Principal } from "./access";
-import { isFields, type Fields } from "./canonical";
 import type { Env } from "./env";
 import { Fault, now, originFault } from "./errors";
 import { count, limited } from "./limit";
+import type { Shares } from "./shares";
+import { isFields, isWhole, list, none, object, type Fields } from "./values";
 
 /** What the origin is asked on behalf of whom, and the tokens that it may cost. It is sent to a Durable Object as JSON. */
 export interface Order {
@@ -20,6 +21,10 @@ export interface Pointer {
   release: string;
   keys: Keys;
   revoked: Set<string>;
+  /** Other releases that answer a share of the conversations, in per cent. */
+  canary: Shares;
+  /** Unix seconds: no answer that was kept before is served. */
+  purged: number;
 }
 
 export const RELEASE = "x-ragstone-release";
@@ -45,14 +50,16 @@ async function refresh(env: Env): Promise<void> {
   try {
     const signal = AbortSignal.timeout(Math.max(1, env.RELEASE_CHECK) * 1000);
     const response = await fetch(`${env.ORIGIN}/v1/release`, { redirect: "manual", signal });
-    const { release, keys, revoked } = await response.json<Fields>();
-    if (!response.ok || !release || typeof release !== "string" || !isFields(keys) || !Array.isArray(revoked)) throw new TypeError("this is none");
-    state.pointer = { release, keys: await keyring(keys), revoked: new Set(revoked) };
+    const { release, keys, revoked, canary = {}, purged = 0 } = await response.json<Fields>();
+    if (!response.ok || !release || typeof release !== "string" || typeof purged !== "number" || !isShares(canary)) return none();
+    state.pointer = { release, keys: await keyring(object(keys)), revoked: new Set(list(revoked).map(String)), canary, purged };
     state.fault = "";
   } catch (error) {
     state.fault = `did not tell its release: ${error}`;
   }
 }
+
+const isShares = (value: unknown): value is Shares => isFields(value) && Object.values(value).every((share) => isWhole(share, 1));
 
 /** The origin's response, or a failure as one: whoever passes it on through a Durable Object need not tell them apart. */
 export async function ask(env: Env, order: Order, ...leaves: AbortSignal[]): Promise<Response> {

@@ -2,9 +2,9 @@
 
 import { DurableObject } from "cloudflare:workers";
 import type { Principal } from "./access";
-import type { Fields } from "./canonical";
 import type { Env } from "./env";
 import { atLeastOne, fault, now, type Fault } from "./errors";
+import { isWhole, type Fields } from "./values";
 
 export type Kind = "requests" | "tokens";
 
@@ -62,7 +62,7 @@ export function count(env: Env, who: Principal, kind: Kind, cost: number, owed =
 
 /** The tokens that an answer may cost: a quarter of the body's bytes, and the most tokens it may generate, for each choice. */
 export function estimate(body: Fields, size: number, otherwise: number): number {
-  const whole = (value: unknown): number => (typeof value === "number" && Number.isInteger(value) && value > 0 ? value : 0);
+  const whole = (value: unknown): number => (isWhole(value) ? value : 0);
   const asked = whole(body.max_completion_tokens) || whole(body.max_tokens) || otherwise;
   return Math.ceil(size / 4) + asked * (whole(body.n) || 1);
 }

@@ -1,8 +1,7 @@
 /** A request body as one text for all its spellings (RFC 8785), and the cache key made of it. `tests/vectors/keys.json` is the contract. */
 
 import { Fault, fault } from "./errors";
-
-export type Fields = Record<string, unknown>;
+import { isFields, quoted, sha256, utf8, type Fields } from "./values";
 
 interface Member {
   /** As it was sent, so that the origin gets numbers that no double holds. */
@@ -25,20 +24,12 @@ const TOKEN = /[ \t\r\n]*([{}[\]:,]|"[^"\\]*(?:\\.[^"\\]*)*"|[^\s{}[\]:,"]+)/y;
 
 const invalid = (what: string): Fault => fault(400, "invalid_json", `the body ${what}`);
 
-export const isFields = (value: unknown): value is Fields => typeof value === "object" && value !== null && !Array.isArray(value);
-
-/** Throws a `TypeError` on bytes that are no UTF-8, and keeps a byte order mark. */
-export const utf8 = (data: Uint8Array): string => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(data);
-
 /** Reads text that `JSON.parse` has taken, for what it does not tell: a key that is there twice, and how numbers were written. */
 class Scanner {
   exact = true;
-  readonly text: string;
   at = 0;
 
-  constructor(text: string) {
-    this.text = text;
-  }
+  constructor(readonly text: string) {}
 
   next(): string {
     TOKEN.lastIndex = this.at;
@@ -104,25 +95,24 @@ export function parse(data: Uint8Array): Body {
 export async function key(body: Body, tenant: string, groups: string[]): Promise<string | null> {
   const counted = new Map([...body.members].filter(([name]) => !FORM.has(name)));
   if (![...counted.values()].every((member) => member.exact)) return null;
-  const audience = `"groups":${JSON.stringify([...new Set(groups)].sort())},"tenant":${JSON.stringify(tenant)}`;
-  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`{"body":${written(counted)},${audience}}`));
-  return new Uint8Array(digest).toHex();
+  const audience = `"groups":${quoted([...new Set(groups)].sort())},"tenant":${quoted(tenant)}`;
+  return new Uint8Array(await sha256(`{"body":${written(counted)},${audience}}`)).toHex();
 }
 
 /** The body for the origin, which is always asked for a stream: one entry serves both forms. */
 export function asStream(body: Body): string {
   const rest = [...body.members].filter(([name]) => name !== "stream" && name !== "stream_options");
-  const named = rest.map(([name, member]) => `${JSON.stringify(name)}:${member.raw}`);
+  const named = rest.map(([name, member]) => `${quoted(name)}:${member.raw}`);
   return `{${[...named, '"stream":true', '"stream_options":{"include_usage":true}'].join()}}`;
 }
 
 function written(members: Map<string, Member>): string {
   const sorted = [...members].sort(([one], [other]) => (one < other ? -1 : 1));
-  return `{${sorted.map(([name, member]) => `${JSON.stringify(name)}:${member.canonical}`).join()}}`;
+  return `{${sorted.map(([name, member]) => `${quoted(name)}:${member.canonical}`).join()}}`;
 }
 
 function unicode(token: string): string {
   const text: string = JSON.parse(token);
   if (!text.isWellFormed()) throw invalid("holds half a surrogate pair");
-  return JSON.stringify(text);
+  return quoted(text);
 }

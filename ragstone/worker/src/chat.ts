@@ -2,14 +2,15 @@
 
 import type { Principal } from "./access";
 import * as cache from "./cache";
-import { asStream, isFields, key, parse, type Fields } from "./canonical";
+import { asStream, key, parse } from "./canonical";
 import { Fault, fault, JSON_TYPE, now, originFault, seen } from "./errors";
 import { busy, type Exchange } from "./exchange";
 import { estimate } from "./limit";
 import { ask, broken, RELEASE, type Order } from "./origin";
 import { DONE, Events, Fold, renewed, sse, stream, used, withoutUsage } from "./replay";
+import * as shares from "./shares";
+import { encoded, isFields, quoted, type Fields } from "./values";
 
-export const CHAT = "/v1/chat/completions";
 /** Refusals of who asked, not of what was asked. */
 const PERSONAL = [401, 403, 429];
 const LARGEST = 64 << 20;
@@ -22,6 +23,9 @@ interface Question {
   asked: cache.Asked;
   streamed: boolean;
   counted: boolean;
+  model: unknown;
+  /** What its conversation began with. */
+  opening: string;
 }
 
 /** The origin's response, and whose flight was joined for it, if any; `landed` ends one's own, once the answer is kept. */
@@ -53,12 +57,15 @@ export async function chat(x: Exchange): Promise<Response> {
     asked,
     streamed: stream === true,
     counted: isFields(options) && Boolean(options.include_usage),
+    model: body.fields.model,
+    opening: shares.opening(body.fields),
   });
 }
 
 async function answer(x: Exchange, question: Question): Promise<Response> {
-  const { release } = await x.pointer();
-  const entry = question.at ? await cache.get(x.env, question.at) : null;
+  const { purged } = await x.pointer();
+  const release = await answering(x, question);
+  const entry = question.at ? cache.since(await cache.get(x.env, question.at), purged) : null;
   const decision = cache.decide(entry, question.asked, release, x.env.TTL, now());
   if (entry && decision === "hit") return reply(x, question, entry, "hit");
   try {
@@ -67,6 +74,12 @@ async function answer(x: Exchange, question: Question): Promise<Response> {
     if (!(error instanceof Fault) || error.status < 500 || !cache.mayStandIn(entry, question.asked, release)) throw error;
     return reply(x, question, entry, "hit");
   }
+}
+
+/** The release that answers this conversation. */
+async function answering(x: Exchange, { model, opening }: Question): Promise<string> {
+  const { release, canary } = await x.pointer();
+  return shares.release(release, canary, model, opening);
 }
 
 /** From the origin; with an entry, it may confirm it. */
@@ -94,20 +107,22 @@ async function fly(x: Exchange, { at, order }: Question, release: string, etag =
   if (etag) order.headers["if-none-match"] = etag;
   if (!at) return { response: await ask(x.env, order, x.left.signal), joined: null, landed: () => null };
   const flight = x.env.FLIGHT.get(x.env.FLIGHT.idFromName(`${at} ${release} ${etag}`));
-  const response = await flight.fetch("http://flight", { method: "POST", body: JSON.stringify(order) });
+  const response = await flight.fetch("http://flight", { method: "POST", body: quoted(order) });
   const joined = response.headers.get("x-joined");
   return { response, joined, landed: () => (joined ? null : flight.landed()) };
 }
 
-/** Replaces what was reserved with what was used, unless nobody knows, or the reservation was another's or refused. */
-async function settle(x: Exchange, { who, order }: Question, { response, joined, landed }: Flown, used: number | null): Promise<void> {
+/** Replaces what was reserved with what was used, unless the reservation was another's. */
+async function settle(x: Exchange, { order }: Question, { response, joined, landed }: Flown, used: number | null): Promise<void> {
   await landed();
-  if (!joined && used !== null && !response.headers.has("retry-after-ms")) await x.settle(who, order.tokens, used);
+  if (!joined) await x.settle(order, response, used);
 }
 
 /** Puts the entry, unless a newer one is there: of the release in force, where this one is of an earlier. */
-async function keep(x: Exchange, { at }: Question, entry: cache.Entry, joined: string | null): Promise<void> {
-  const [{ release }, kept] = [await x.pointer(), await cache.get(x.env, at)];
+async function keep(x: Exchange, question: Question, entry: cache.Entry, joined: string | null): Promise<void> {
+  const { at } = question;
+  const [{ purged }, release, kept] = [await x.pointer(), await answering(x, question), await cache.get(x.env, at)];
+  if (x.began < purged) return; // it may rest on what the purge was for
   if (kept?.release !== release || (!joined && entry.release === release)) await cache.put(x.env, at, entry);
 }
 
@@ -116,8 +131,8 @@ function reply(x: Exchange, question: Question, entry: cache.Entry, state: strin
   const age = String(Math.max(0, Math.floor(now() - entry.stored)));
   const headers = { ...told(entry, state), ...(state !== made(question) && { age }) };
   if (entry.etag && x.header("if-none-match") === entry.etag) return new Response(null, { status: 304, headers });
-  if (!question.streamed) return new Response(entry.body, { headers: { ...headers, ...JSON_TYPE } });
-  return new Response(stream(JSON.parse(entry.body), question.counted), { headers: { ...headers, ...STREAM } });
+  const body = question.streamed ? stream(JSON.parse(entry.body), question.counted) : entry.body;
+  return new Response(body, { headers: { ...headers, ...(question.streamed ? STREAM : JSON_TYPE) } });
 }
 
 /** The answer as it is made, or as JSON once it is whole. Where it is to be kept, it is read to its end even when the caller leaves. */
@@ -153,7 +168,7 @@ async function* read(x: Exchange, question: Question, flown: Flown): Chunks {
     }
     if (!events.done || !fold.complete) throw originFault(502, "gave an answer that was cut short");
     const completion = fold.completion();
-    const entry = { body: JSON.stringify(completion), ...named(response), stored: now() };
+    const entry = { body: quoted(completion), ...named(response), stored: now() };
     if (question.at && entry.release && !response.headers.has("x-forbidden")) await keep(x, question, entry, joined);
     tokens = used(completion);
     return entry;
@@ -179,7 +194,7 @@ async function pump(
   writer: WritableStreamDefaultWriter<Uint8Array>,
   counted: boolean,
 ): Promise<void> {
-  const write = (text: string): Promise<void> => writer.write(new TextEncoder().encode(text)).catch(() => {});
+  const write = (text: string): Promise<void> => writer.write(encoded(text)).catch(() => {});
   try {
     for (let step = first; !step.done; step = await chunks.next()) {
       const { data, chunk } = step.value;

@@ -2,6 +2,7 @@
 
 import type { Env } from "./env";
 import { JSON_TYPE } from "./errors";
+import { quoted } from "./values";
 
 export interface Entry {
   /** The answer as JSON, from which every other form is replayed. */
@@ -35,6 +36,9 @@ export function decide(entry: Entry | null, asked: Asked, release: string, ttl: 
   return entry.etag ? "revalidate" : "fetch";
 }
 
+/** The entry, unless it was kept before `purged`. */
+export const since = (entry: Entry | null, purged: number): Entry | null => (entry && entry.stored >= purged ? entry : null);
+
 /** Whether the entry may be served, although it is no longer fresh, when the origin can't be asked. */
 export const mayStandIn = (entry: Entry | null, asked: Asked, release: string): entry is Entry =>
   entry !== null && entry.release === release && !asked.noCache && !asked.noStore;
@@ -48,7 +52,7 @@ export async function get(env: Env, at: string): Promise<Entry | null> {
 }
 
 export async function put(env: Env, at: string, { body, ...entry }: Entry): Promise<void> {
-  const headers = { "cache-control": `max-age=${KEPT}`, ...JSON_TYPE, "x-entry": JSON.stringify(entry) };
+  const headers = { "cache-control": `max-age=${KEPT}`, ...JSON_TYPE, "x-entry": quoted(entry) };
   await caches.default.put(at, new Response(body, { headers }));
   await env.ANSWERS?.put(at, body, { metadata: entry, expirationTtl: KEPT });
 }

@@ -14,19 +14,21 @@ export const busy = { requests: 0, flights: 0 };
 const INNER = ["x-joined", "x-forbidden"];
 
 export class Exchange {
-  readonly request: Request;
-  readonly env: Env;
   readonly origin: string;
   readonly path: string;
   readonly id: string;
+  /** Unix seconds. */
+  readonly began = now();
   /** Told when the caller hangs up. */
   readonly left = new AbortController();
   /** Ends when the response's stream does. */
   live: Promise<void> | null = null;
   #limits: Record<string, string> = {};
 
-  constructor(request: Request, env: Env) {
-    [this.request, this.env] = [request, env];
+  constructor(
+    readonly request: Request,
+    readonly env: Env,
+  ) {
     ({ origin: this.origin, pathname: this.path } = new URL(request.url));
     request.signal.addEventListener("abort", () => this.left.abort());
     const given = this.header("x-request-id");
@@ -53,9 +55,10 @@ export class Exchange {
     return who;
   }
 
-  /** Replaces the tokens that were reserved with those used. */
-  async settle(who: Principal, reserved: number, used: number): Promise<void> {
-    this.#limits = (await count(this.env, who, "tokens", used - Math.min(reserved, who.tpm), true)).headers;
+  /** Replaces the tokens that were reserved with those used, unless nobody knows, or the reservation was refused. */
+  async settle({ who, tokens }: Order, { headers }: Response, used: number | null): Promise<void> {
+    if (used === null || headers.has("retry-after-ms")) return;
+    this.#limits = (await count(this.env, who, "tokens", used - Math.min(tokens, who.tpm), true)).headers;
   }
 
   /** The limits as they are after a request that was made elsewhere on behalf of this one. */

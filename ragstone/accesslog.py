@@ -1,0 +1,76 @@
+"""Requests as lines of JSON in a file that several processes append to. What was asked or answered, and API keys, never come here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+
+MOST = 64 << 20
+"""Bytes after which a file becomes `<name>.1`, in place of the one before it."""
+EACH = 1024
+"""Lines between two looks at its size."""
+LAST = 10
+"""Lines that are shown of what was there before."""
+
+
+class AccessLog:
+    """Appends to `path`, line by line. A disk that takes nothing more costs lines, not requests."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = 0
+        self._file = _opened(path)
+
+    def add(self, fields: Mapping[str, object]) -> None:
+        """One request; fields that are None are left out."""
+        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        data = orjson.dumps(line | {name: value for name, value in fields.items() if value is not None})
+        with suppress(OSError):
+            if self._lines % EACH == 0:
+                self._turn()
+            self._lines += 1
+            os.write(self._file, data + b"\n")  # one call: lines of several processes do not mix
+
+    def close(self) -> None:
+        """What is added later goes nowhere."""
+        file, self._file = self._file, -1
+        os.close(file)
+
+    def _turn(self) -> None:
+        """Begin a new file when this one is full, unless another process has done so: then go on with that."""
+        mine = os.fstat(self._file)
+        if mine.st_size < MOST:
+            return
+        with suppress(FileNotFoundError):
+            if self._path.stat().st_ino == mine.st_ino:
+                os.replace(self._path, f"{self._path}.1")
+        before, self._file = self._file, _opened(self._path)
+        os.close(before)
+
+
+def follow(path: Path, wait: float = 0.5) -> Iterator[str]:
+    """The last lines of the file, then each one as it comes, for ever; also when the file is begun anew, or is not there yet."""
+    node, at, rest = 0, 0, b""
+    while True:
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            now = os.fstat(file.fileno()).st_ino
+            if now != node:
+                first, node, at, rest = not node, now, 0, b""
+                if first and (kept := file.read().splitlines(keepends=True)[-LAST:]):
+                    at = file.tell() - sum(map(len, kept))
+            file.seek(at)
+            *lines, rest = (rest + file.read()).split(b"\n")
+            at = file.tell()
+            yield from (line.decode(errors="replace") for line in lines)
+        time.sleep(wait)
+
+
+def _opened(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)

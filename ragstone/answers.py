@@ -1,0 +1,153 @@
+"""The origin's answer to a question, as an edge takes it: whole, confirmed or refused, and told to those who follow it live."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from ragstone import replay
+from ragstone.cache import Entry
+from ragstone.errors import GeneratorError, OriginError, RagstoneError
+from ragstone.exchange import Headers
+from ragstone.flight import Flight
+from ragstone.wire import RELEASE, EventReader, sse
+
+RETURNED = ("content-type", "etag", "retry-after", RELEASE)
+LARGEST = 64 << 20
+"""Bytes of one answer of the origin; more is an error."""
+JSON = (b"content-type", b"application/json")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the headers of a live answer say."""
+
+    release: str
+    etag: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The origin's finished answer, or its word that the kept one still holds. `tokens` is None when it did not say."""
+
+    entry: Entry
+    state: str
+    tokens: int | None
+    keep: bool = True
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The origin's error, in its own words."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+Event = tuple[bytes, bytes]
+"""One chunk as an event, with the usage and without; the latter is empty when nothing else was in it."""
+End = Answered | Refusal | RagstoneError
+Answer = Flight[Head, Event, End]
+
+
+async def read(flight: Answer, response: aiohttp.ClientResponse) -> End:
+    """The stream to its end, told to the flight event by event."""
+    release, etag = response.headers.get(RELEASE, ""), response.headers.get("etag", "")
+    reader, fold, size = EventReader(), replay.Fold(), 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > LARGEST:
+            raise OriginError(f"the origin's answer is over {LARGEST} bytes")
+        for data in _events(reader, part):
+            chunk = _chunk(data)
+            if chunk.get("error"):
+                return Refusal(502, [JSON], data)
+            fold.add(chunk)
+            if flight.head is None:
+                flight.open(Head(release, etag))
+            flight.add((sse(data), _sse(replay.without_usage(data, chunk))))
+        if reader.done:
+            await _drain(response)
+            break
+    if not reader.done or not fold.complete:
+        raise OriginError("the origin's answer was cut short")
+    keep = bool(release) and "no-store" not in response.headers.get("cache-control", "").lower()
+    entry = Entry(orjson.dumps(fold.completion()), etag, release, time.time())
+    return Answered(entry, "miss", fold.tokens, keep)
+
+
+def confirmed(entry: Entry, response: aiohttp.ClientResponse) -> Answered:
+    """The entry as the release that confirmed it gives it."""
+    release = response.headers.get(RELEASE, "")
+    if not release:
+        raise OriginError("the origin confirmed an answer without naming its release")
+    renewed = Entry(replay.renewed(entry.body, release), entry.etag, release, time.time())
+    return Answered(renewed, "revalidated", 0)
+
+
+async def refusal(response: aiohttp.ClientResponse) -> Refusal:
+    """The origin's own error. Raises `OriginError` when it is not one in JSON."""
+    body = await whole(response)
+    if response.status < 400 or "json" not in response.headers.get("content-type", ""):
+        raise OriginError(f"the origin answered {response.status} without an error in JSON")
+    return Refusal(response.status, returned(response), body)
+
+
+def returned(response: aiohttp.ClientResponse) -> Headers:
+    """What the caller is told of the origin's headers: nothing but what the contract names."""
+    return [(name.encode(), response.headers[name].encode()) for name in RETURNED if name in response.headers]
+
+
+async def whole(response: aiohttp.ClientResponse) -> bytes:
+    """The response's body. Raises `OriginError` when it is too large to be an answer."""
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > LARGEST:
+            raise OriginError(f"the origin's answer is over {LARGEST} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def used(answer: bytes) -> int:
+    """The tokens that a body says were used; 0 when it does not say."""
+    try:
+        body = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return 0
+    return (replay.used(body) if isinstance(body, dict) else None) or 0
+
+
+def _events(reader: EventReader, part: bytes) -> list[bytes]:
+    try:
+        return reader.feed(part)
+    except GeneratorError as error:
+        raise OriginError(error.message) from error
+
+
+def _chunk(data: bytes) -> dict[str, Any]:
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise OriginError("the origin's stream holds an event that is no JSON object")
+    return chunk
+
+
+def _sse(data: bytes | None) -> bytes:
+    return b"" if data is None else sse(data)
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read what follows `[DONE]`, so that the connection is used again and the origin does not see its caller hang up."""
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(1):
+            await response.content.read()

@@ -1,0 +1,18 @@
+/** Values from outside as what they should be; a `TypeError` where they are not. */
+
+export type Fields = Record<string, unknown>;
+
+export function none(): never {
+  throw new TypeError("a value is not what it should be");
+}
+
+export const isFields = (value: unknown): value is Fields => typeof value === "object" && value !== null && !Array.isArray(value);
+export const isWhole = (value: unknown, least = 0): value is number => Number.isInteger(value) && Number(value) >= least;
+export const object = (value: unknown): Fields => (isFields(value) ? value : none());
+export const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : none());
+export const quoted = (value: unknown): string => JSON.stringify(value);
+
+/** Throws on bytes that are no UTF-8, and keeps a byte order mark. */
+export const utf8 = (data: Uint8Array): string => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(data);
+export const encoded = (text: string): Uint8Array => new TextEncoder().encode(text);
+export const sha256 = (text: string): Promise<ArrayBuffer> => crypto.subtle.digest("SHA-256", encoded(text));

@@ -1,11 +1,13 @@
 """`ragstone up` as a user runs it: one command, the official client, and what happens when a process is killed."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -123,6 +125,18 @@ def test_a_folder_answers_with_citations_through_the_official_client(running: Ru
         model="production", messages=[{"role": "user", "content": QUESTION}], max_tokens=48, stream=True
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == text
+
+
+@pytest.mark.slow
+def test_the_console_is_told_of_and_the_machine_s_key_may_administer(running: Running) -> None:
+    address = f"http://127.0.0.1:{running.port}"
+    running.wait(lambda: f"{address}/console" in running.log.read_text())
+    key = (running.folder / ".ragstone/keys/local.token").read_text()
+    with urllib.request.urlopen(f"{address}/console", timeout=60) as page:
+        assert b"/console/console.js" in page.read()
+    asked = urllib.request.Request(f"{address}/admin/releases", headers={"authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        assert len(json.load(answer)["releases"]) == 1
 
 
 @pytest.mark.slow

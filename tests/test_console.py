@@ -23,7 +23,7 @@ from ragstone.corpus import Document, snapshot
 from ragstone.corpus.chunk import chunk
 from ragstone.edge.local import Edge
 from ragstone.evaluate import Change, Verdict
-from ragstone.listen import _bind
+from ragstone.listen import bind
 from ragstone.store import publish
 from tests import browser, built, proxy
 from tests.origins import Origin, Site, running, site, until
@@ -64,7 +64,7 @@ def administrator(at: Site) -> str:
 @contextmanager
 def edged(at: Site, origin: str) -> Iterator[str]:
     """The URL of an edge before an origin, in a thread of this process."""
-    bound = _bind("127.0.0.1", 0)
+    bound = bind("127.0.0.1", 0)
     settings = config.override(at.settings, "edge", origin=origin, release_check=0.2)
     server = uvicorn.Server(uvicorn.Config(Edge(settings), lifespan="on", log_level="warning", access_log=False))
     thread = threading.Thread(target=lambda: server.run(sockets=[bound]), daemon=True)

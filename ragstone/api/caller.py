@@ -13,7 +13,7 @@ from ragstone.api import body
 from ragstone.api.call import authorise, origin
 from ragstone.api.releases import Opened
 from ragstone.corpus import feedback
-from ragstone.corpus.feedback import Feedback
+from ragstone.corpus.feedback import VERDICTS, Feedback
 from ragstone.errors import IndexingError, RequestError
 
 HITS = 50
@@ -42,10 +42,10 @@ async def give_feedback(request: Request) -> Response:
 
 def _feedback(fields: body.Fields, release: str, hits: tuple[str, ...], who: Principal) -> Feedback:
     """What is kept. The question is, only with consent; of the answer only the digest."""
-    verdict, consent = fields.text("verdict"), fields.flag("consent")
-    if verdict != "up" and verdict != "down":
-        raise fields.wrong("verdict", "up or down")
-    question, answer = (fields.text(name) for name in ("question", "answer"))
+    verdict = next((known for known in VERDICTS if known == fields.text("verdict")), None)
+    if verdict is None:
+        raise fields.wrong("verdict", " or ".join(VERDICTS))
+    question, answer, consent = fields.text("question"), fields.text("answer"), fields.flag("consent")
     digest = hashlib.sha256(answer.encode()).hexdigest()
     return Feedback(time.time(), release, question if consent else "", digest, hits, verdict, who.key, who.groups, consent)
 

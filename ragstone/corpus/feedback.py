@@ -7,13 +7,16 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ragstone.corpus.labels import Row
 from ragstone.errors import Conflict
 from ragstone.store import Store
 
 PREFIX = "feedback/"
+
+Verdict = Literal["up", "down"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Feedback:
     """SHA-256 of the answer's text, in hex: the text itself is not kept."""
     hits: tuple[str, ...]
     """The ids of the chunks that the answer cites."""
-    verdict: Literal["up", "down"]
+    verdict: Verdict
     key: str
     """The id of the API key that it was asked with, never the key."""
     groups: tuple[str, ...]

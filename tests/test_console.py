@@ -461,6 +461,7 @@ def test_an_origin_that_is_down_is_said_and_asked_again(page: Page, place: Place
         ask(page, PRIMED)
         expect(page.locator(".turn").get_by_role("alert")).to_contain_text("the origin")
         page.get_by_role("link", name="Documents").click()
+        expect(page.get_by_role("button", name="Try again")).to_be_visible()
         down.clear()
         page.get_by_role("button", name="Try again").click()
         expect(page.get_by_role("region", name="Documents").first).to_be_visible()

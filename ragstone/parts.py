@@ -38,6 +38,9 @@ SPARE = 1.1
 pairs, a hard negative each, texts of 128 tokens): 1.07 GiB with a room of 0, 1.78 with 1, 2.5 to 2.7 with the 1.8 that all would take. A
 token is 220 KiB of it (270 in float32), a short text's 130."""
 
+GROWTH = FLOOR / 3
+"""Bytes that a process may grow by before it looks for freed memory again."""
+
 FREE = 0.7
 """The share of a GPU's free memory that is planned with: chosen to be careful, measured on none."""
 
@@ -57,14 +60,17 @@ def room(memory: float, device: torch.device, trained: Sequence[Tensor]) -> int:
     return int((memory * 2**30 - _resident() - FLOOR - states) / SPARE)
 
 
-def trim(bound: float) -> None:
-    """Give freed memory back to the system when the process holds more than `bound` bytes.
+def trim(bound: float) -> float:
+    """Give freed memory back to the system when the process holds more than `bound` bytes; the bytes from which to ask again.
 
-    glibc keeps it for later, in holes that texts of other lengths do not fit: eight steps under a bound of 4 GiB came to 4.6.
+    glibc keeps it for later, in holes that texts of other lengths do not fit: eight steps under a bound of 4 GiB came to 4.6. What is in use
+    can't be given back, and asking takes long: a process of 5 GB that asked before each part was mostly found asking.
     """
-    if _resident() > bound:
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
+    if _resident() <= bound:
+        return bound
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+    return max(bound, _resident() + GROWTH)
 
 
 def _resident() -> int:
@@ -138,7 +144,7 @@ class Parts:
         return found
 
     def _encoded(self, ids: Tensor, mask: Tensor) -> Tensor:
-        trim(self._bound)
+        self._bound = trim(self._bound)
         return self.encoder.vectors(ids, mask, self.encoder.dropout)
 
     def _joined(self, vectors: Sequence[Tensor], parts: Sequence[_Part]) -> Tensor:

@@ -135,3 +135,10 @@ def _made(folder: Path, kind: str) -> Path:
         return tiny(folder)
     embedder.prepare(other(folder / "source", kind), folder / "model", name=kind, base=kind)
     return folder / "model"
+
+
+def test_memory_in_use_is_not_asked_for_again_before_the_process_has_grown() -> None:
+    assert parts.trim(ALL) == ALL
+    later = parts.trim(0)
+    assert later > 0
+    assert parts.trim(later) == later

@@ -63,8 +63,8 @@ def room(memory: float, device: torch.device, trained: Sequence[Tensor]) -> int:
 def trim(bound: float) -> float:
     """Give freed memory back to the system when the process holds more than `bound` bytes; the bytes from which to ask again.
 
-    glibc keeps it for later, in holes that texts of other lengths do not fit: eight steps under a bound of 4 GiB came to 4.6. What is in use
-    can't be given back, and asking takes long: a process of 5 GB that asked before each part was mostly found asking.
+    glibc keeps it for later, in holes that texts of other lengths do not fit: eight steps under a bound of 4 GiB came to 4.6. What is in
+    use can't be given back, and asking takes long: a process that holds more than its bound asked before each part.
     """
     if _resident() <= bound:
         return bound

@@ -39,7 +39,7 @@ pairs, a hard negative each, texts of 128 tokens): 1.07 GiB with a room of 0, 1.
 token is 220 KiB of it (270 in float32), a short text's 130."""
 
 GROWTH = FLOOR / 3
-"""Bytes that a process may grow by before it looks for freed memory again."""
+"""Bytes that a process grows by before it gives back again: what is in use stays, and asking before each part takes long."""
 
 FREE = 0.7
 """The share of a GPU's free memory that is planned with: chosen to be careful, measured on none."""
@@ -56,21 +56,17 @@ def room(memory: float, device: torch.device, trained: Sequence[Tensor]) -> int:
     states = STATES * sum(weight.nbytes for weight in trained)
     if device.type == "cuda":
         return int((torch.cuda.mem_get_info(device)[0] - states) * FREE)
-    trim(0)
-    return int((memory * 2**30 - _resident() - FLOOR - states) / SPARE)
+    return int((memory * 2**30 - trim() - FLOOR - states) / SPARE)
 
 
-def trim(bound: float) -> float:
-    """Give freed memory back to the system when the process holds more than `bound` bytes; the bytes from which to ask again.
+def trim() -> int:
+    """Give freed memory back to the system; the bytes that the process still holds.
 
-    glibc keeps it for later, in holes that texts of other lengths do not fit: eight steps under a bound of 4 GiB came to 4.6. What is in
-    use can't be given back, and asking takes long: a process that holds more than its bound asked before each part.
+    glibc keeps it for later, in holes that texts of other lengths do not fit: eight steps under a bound of 4 GiB came to 4.6.
     """
-    if _resident() <= bound:
-        return bound
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-    return max(bound, _resident() + GROWTH)
+    return _resident()
 
 
 def _resident() -> int:
@@ -100,7 +96,7 @@ class Parts:
 
     def __init__(self, encoder: Encoder, room: int, memory: float = math.inf) -> None:
         self.encoder, self.room = encoder, room
-        self._bound = memory * 2**30 - FLOOR
+        self._bound = self._limit = memory * 2**30 - FLOOR
         self._sizes: dict[int, int] = {}
 
     def encode(self, *asked: tuple[Sequence[str], int]) -> list[Tensor]:
@@ -136,16 +132,15 @@ class Parts:
         return fitting if self.encoder.device.type == "cuda" else min(ROWS, fitting)
 
     def _vectors(self, part: _Part, kept: bool) -> Tensor:
-        if not torch.is_grad_enabled():
-            return self.encoder.vectors(part.ids, part.mask)
-        if kept:
+        if kept or not torch.is_grad_enabled():
             return self._encoded(part.ids, part.mask)
         found: Tensor = checkpoint(self._encoded, part.ids, part.mask, use_reentrant=False)
         return found
 
     def _encoded(self, ids: Tensor, mask: Tensor) -> Tensor:
-        self._bound = trim(self._bound)
-        return self.encoder.vectors(ids, mask, self.encoder.dropout)
+        if _resident() > self._limit:
+            self._limit = max(self._bound, trim() + GROWTH)
+        return self.encoder.vectors(ids, mask, self.encoder.dropout if torch.is_grad_enabled() else 0.0)
 
     def _joined(self, vectors: Sequence[Tensor], parts: Sequence[_Part]) -> Tensor:
         """The vectors in the order of their texts."""

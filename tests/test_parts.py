@@ -137,8 +137,15 @@ def _made(folder: Path, kind: str) -> Path:
     return folder / "model"
 
 
-def test_memory_in_use_is_not_asked_for_again_before_the_process_has_grown() -> None:
-    assert parts.trim(ALL) == ALL
-    later = parts.trim(0)
-    assert later > 0
-    assert parts.trim(later) == later
+def test_memory_in_use_is_not_asked_for_before_each_part(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    give = parts.trim
+
+    def giving() -> int:
+        held.append(give())
+        return held[-1]
+
+    monkeypatch.setattr(parts, "trim", giving)
+    monkeypatch.setattr(parts, "ROWS", 1)
+    Parts(opened(base, dropout=False), ALL, memory=0).encode((QUESTIONS, 16))
+    assert len(held) == 1

@@ -26,6 +26,9 @@ NOT_RUN = {
     "mkdir handbook && cd handbook\nragstone up": "it serves until Ctrl-C; the tutorial has the same commands",
     "pip install": "packages come from a registry",
     "ragstone edge deploy": "it takes npm; tests/test_cloudflare.py runs it",
+    "docker build": "it takes a container engine; tests/test_deploy.py holds the images to their rules",
+    "BASE=": "it takes a container engine; tests/test_deploy.py holds the compose file to its rules",
+    "ragstone deploy service.json --version v1 --to ray": "it takes clusters; tests/conformance/test_serve_ray.py runs it on this machine",
     "ragstone deploy service.json --version v1 --to 'eas": "docs/from/eas.md has its first line, the others need an account",
 }
 """How a block begins that no test runs, and why."""
@@ -60,7 +63,7 @@ def shell(speaker: Speaker, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     speaker.reset(TRUE)
     shell = Shell(tmp_path_factory.mktemp("shell"), RAGSTONE_SERVE_URL=speaker.url, SPEAKER=speaker.url)
     shell.type("mkdir house && cd house && ragstone build ~/documents && echo 'Grease the fan.' > ~/documents/fan.txt")
-    shell.type("ragstone build ~/documents && ragstone keys create --tenant acme")
+    shell.type("ragstone build ~/documents && ragstone keys create --tenant acme && touch ragstone.toml")
     asked, labels = blocks("docs/evaluate.md", "json")[0], blocks("docs/train.md", "json")
     (shell.folder / "questions.jsonl").write_text(asked)
     (shell.folder / "clicks.jsonl").write_text(labels[1])
@@ -78,6 +81,8 @@ def prepare(shell: Shell, page: str, block: str) -> None:
     if page == "docs/serve.md":
         model = '"$SPEAKER"' if "kserve" not in block else "hub://Qwen/Qwen3-8B"
         shell.type(f"printf '{{\"name\": \"support\", \"model\": \"%s\"}}' {model} > service.json")
+    if block.startswith("ragstone deploy embed.json"):
+        (shell.folder / "embed.json").write_text(next(text for text in blocks(page, "json") if "embedding" in text))
     if block.startswith("ragstone deploy service.json --version v2"):
         shell.type("ragstone deploy service.json --version v1 && ragstone service promote v1")
 

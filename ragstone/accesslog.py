@@ -11,6 +11,8 @@ from pathlib import Path
 
 import orjson
 
+from ragstone.errors import ConfigError
+
 MOST = 64 << 20
 """Bytes after which a file becomes `<name>.1`, in place of the one before it."""
 EACH = 1024
@@ -69,6 +71,14 @@ def follow(path: Path, wait: float = 0.5) -> Iterator[str]:
             at = file.tell()
             yield from (line.decode(errors="replace") for line in lines)
         time.sleep(wait)
+
+
+def check(path: Path) -> None:
+    """Raises `ConfigError` when no line can be written there."""
+    try:
+        os.close(_opened(path))
+    except OSError as error:
+        raise ConfigError(f"edge.log = {path} can't be written: {error.strerror}", "RAGSTONE_EDGE_LOG= turns it off") from error
 
 
 def _opened(path: Path) -> int:

@@ -57,8 +57,8 @@ End = Answered | Refusal | RagstoneError
 Answer = Flight[Head, Event, End]
 
 
-async def read(flight: Answer, response: aiohttp.ClientResponse) -> End:
-    """The stream to its end, told to the flight event by event."""
+async def read(flight: Answer, response: aiohttp.ClientResponse, begun: float) -> End:
+    """The stream to its end, told to the flight event by event; it was asked for at `begun`, in Unix seconds."""
     release, etag = response.headers.get(RELEASE, ""), response.headers.get("etag", "")
     reader, fold, size = EventReader(), replay.Fold(), 0
     async for part in response.content.iter_any():
@@ -79,7 +79,7 @@ async def read(flight: Answer, response: aiohttp.ClientResponse) -> End:
     if not reader.done or not fold.complete:
         raise OriginError("the origin's answer was cut short")
     keep = bool(release) and "no-store" not in response.headers.get("cache-control", "").lower()
-    entry = Entry(orjson.dumps(fold.completion()), etag, release, time.time())
+    entry = Entry(orjson.dumps(fold.completion()), etag, release, time.time(), begun)
     return Answered(entry, "miss", fold.tokens, keep)
 
 
@@ -88,7 +88,7 @@ def confirmed(entry: Entry, response: aiohttp.ClientResponse) -> Answered:
     release = response.headers.get(RELEASE, "")
     if not release:
         raise OriginError("the origin confirmed an answer without naming its release")
-    renewed = Entry(replay.renewed(entry.body, release), entry.etag, release, time.time())
+    renewed = Entry(replay.renewed(entry.body, release), entry.etag, release, time.time(), entry.begun)
     return Answered(renewed, "revalidated", 0)
 
 

@@ -24,6 +24,8 @@ class Entry:
     """The release that made it, or that last confirmed it with a 304."""
     stored: float
     """When it was made or confirmed, in Unix seconds."""
+    begun: float
+    """When the origin was asked to make it, in Unix seconds; a confirmation changes nothing of what it rests on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,8 @@ def decide(entry: Entry | None, asked: Asked, release: str, ttl: float, now: flo
 
 
 def since(entry: Entry | None, purged: float) -> Entry | None:
-    """The entry, unless it was kept before `purged`, in Unix seconds."""
-    return entry if entry is not None and entry.stored >= purged else None
+    """The entry, unless it was begun before `purged`, in Unix seconds: it may rest on what the purge was for."""
+    return entry if entry is not None and entry.begun >= purged else None
 
 
 def may_stand_in(entry: Entry | None, asked: Asked, release: str) -> bool:

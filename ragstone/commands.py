@@ -89,7 +89,6 @@ def release_promote(name: Annotated[str, typer.Argument(help="A channel or a rel
     """Put a release in force: running servers take it without a restart."""
     from ragstone import project
     from ragstone import release as rel
-    from ragstone.show import Terminal
 
     settings, store = opened()
     record = rel.promote(store, channel or settings.project.channel, rel.resolve(store, name))
@@ -116,7 +115,6 @@ def release_rollback(channel: Channel = None) -> None:
     """Put the release before the current one back in force; again goes back one more."""
     from ragstone import project
     from ragstone import release as rel
-    from ragstone.show import Terminal
 
     settings, store = opened()
     record = rel.rollback(store, channel or settings.project.channel)

@@ -44,7 +44,7 @@ class Comparison:
             faults.append(f"its answers may be grounded less often, by up to {-self.gain.low:.0%}")
         if self.total > SLOWER:
             faults.append(f"it takes {self.total:.1f} times as long")
-        return f"not ready: {'; '.join(faults)}" if faults else "ready: grounded no less often, and no slower"
+        return f"not ready: {'; '.join(faults)}" if faults else "ready: neither less often grounded nor slower by more than is allowed"
 
     def __str__(self) -> str:
         before, after = self.grounded

@@ -10,23 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from ragstone import npm
 from ragstone.api.console import BUILT
 from ragstone.errors import ConfigError
 
 SOURCE = Path(__file__).parents[1] / "console"
-
-
-def packages() -> Path:
-    """The folder of the console's packages, installed once into the cache. Skips the test, with the reason, when they can't be had."""
-    try:
-        folder = npm.packages(SOURCE / "package.json")
-        npm.node(folder)
-    except ConfigError as error:
-        pytest.skip(f"NO NODE FOR THE CONSOLE: {error.message}")
-    return folder
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from ragstone import config
 from ragstone.config import Settings
 from tests import gateway
 from tests.gateway import Gateway
+from tests.speaker import Speaker, speaking
 
 if TYPE_CHECKING:
     from tests.cloud import Cloud
@@ -103,3 +104,9 @@ def write_manuals(folder: Path) -> Path:
         path.write_text(text, encoding="utf-8")
     return folder
 
+
+@pytest.fixture(scope="module")
+def speaker() -> Iterator[Speaker]:
+    """A generator whose words a file's tests choose."""
+    with speaking() as made:
+        yield made

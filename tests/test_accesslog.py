@@ -82,3 +82,9 @@ def test_a_follower_sees_the_last_lines_then_each_that_comes_also_in_a_file_that
 def test_an_edge_that_logs_nowhere_has_nothing_to_follow(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"edge\.log is empty"):
         edge.tail(config.override(config.load(tmp_path, {}), "edge", log=""))
+
+
+def test_a_log_that_can_not_be_written_is_named_before_anything_is_served(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where a folder is needed")
+    with pytest.raises(ConfigError, match=r"logs/access\.jsonl can't be written"):
+        accesslog.check(tmp_path / "logs" / "access.jsonl")

@@ -12,7 +12,7 @@ from ragstone import access, release
 from ragstone.api import app, live
 from ragstone.corpus import labels
 from tests.origins import Origin, Reply, Site, running, site, until
-from tests.speaker import Speaker, speaking
+from tests.speaker import Speaker
 
 PRIMED = "How long is the feed pump primed?"
 ADMIN = [
@@ -21,12 +21,6 @@ ADMIN = [
     if route.path.startswith("/admin")
     for method in sorted((route.methods or set()) - {"HEAD"})
 ]
-
-
-@pytest.fixture(scope="module")
-def speaker() -> Iterator[Speaker]:
-    with speaking() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

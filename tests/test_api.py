@@ -23,17 +23,11 @@ from ragstone import access, config, project, release, shares, store
 from ragstone.corpus import snapshot, views
 from ragstone.show import Silence
 from tests.origins import Origin, Reply, Site, running, site, until
-from tests.speaker import Speaker, speaking
+from tests.speaker import Speaker
 
 PRIMED = "How long is the feed pump primed?"
 TRUE = "Prime the feed pump for ninety seconds before it is started."
 FOREIGN = "Who won the football world cup?"
-
-
-@pytest.fixture(scope="module")
-def speaker() -> Iterator[Speaker]:
-    with speaking() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ VECTORS = json.loads((Path(__file__).parent / "vectors" / "cache.json").read_tex
 
 
 def entry(size: int = 0, release: str = "r-a") -> Entry:
-    return Entry(b"x" * size, '"e"', release, 0.0)
+    return Entry(b"x" * size, '"e"', release, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ragstone import npm
-from ragstone.errors import ConfigError
 from tests.origins import Origin, running, site
+from tests.packages import packages
 from tests.shell import ROOT, Shell, blocks
 from tests.speaker import speaking
 
@@ -75,14 +75,10 @@ def test_an_example_with_curl_gets_an_answer(page: str, block: str, origin: Orig
 
 def test_the_example_in_node_prints_the_answer_with_its_source(origin: Origin, tmp_path: Path) -> None:
     (example,) = blocks("docs/clients.md", "js")
-    try:
-        packages = npm.packages(ROOT / "examples/node/package.json")
-        node = npm.node(packages)
-    except ConfigError as error:
-        pytest.skip(f"the example in Node was NOT run: {error.message}")
+    installed = packages(ROOT / "examples/node/package.json", "the example in Node")
     (tmp_path / "ask.mjs").write_text(here(example, origin))
-    (tmp_path / "node_modules").symlink_to(packages / "node_modules")
-    command = [str(node), str(tmp_path / "ask.mjs")]
+    (tmp_path / "node_modules").symlink_to(installed / "node_modules")
+    command = [str(npm.node(installed)), str(tmp_path / "ask.mjs")]
     done = subprocess.run(command, cwd=origin.site.settings.folder, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert TRUE in done.stdout

@@ -27,7 +27,8 @@ from ragstone.listen import bind
 from ragstone.store import publish
 from tests import browser, built, proxy
 from tests.origins import Origin, Site, running, site, until
-from tests.speaker import Speaker, speaking
+from tests.packages import packages
+from tests.speaker import Speaker
 
 HOSTILE = """# <img src=x onerror="window.owned=1"> Relief valve
 
@@ -79,12 +80,6 @@ def edged(at: Site, origin: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def speaker() -> Iterator[Speaker]:
-    with speaking() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def shared(speaker: Speaker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("console")
     (folder / "docs").mkdir()
@@ -131,6 +126,12 @@ def enter(page: Page, place: Place, screen: str = "ask", token: str = "", url: s
     expect(page.get_by_role("navigation", name="Screens")).to_be_visible()
 
 
+def go(page: Page, screen: str) -> None:
+    """To another screen, until it is there: what is typed and looked for is then its own."""
+    page.get_by_role("link", name=screen).click()
+    expect(page.get_by_role("heading", name=screen, level=1)).to_be_focused()
+
+
 def picture(page: Page, name: str) -> None:
     if PICTURES:
         page.screenshot(path=PICTURES / f"console-{name}.png")
@@ -140,13 +141,13 @@ def picture(page: Page, name: str) -> None:
 
 
 def test_the_page_in_the_package_is_what_its_source_builds(tmp_path: Path) -> None:
-    built.build(built.packages(), tmp_path / "new")
+    built.build(packages(built.SOURCE / "package.json", "the console's build"), tmp_path / "new")
     fresh = {file.name: file.read_bytes() for file in (tmp_path / "new").iterdir()}
     assert fresh == {file.name: file.read_bytes() for file in BUILT.iterdir()}, "python -m tests.built"
 
 
 def test_the_source_has_no_type_errors() -> None:
-    installed = built.packages()
+    installed = packages(built.SOURCE / "package.json", "the console's build")
     with built.workshop(installed) as folder:
         done = built.tool(folder, installed, "typescript/bin/tsc", "-p", ".")
     assert done.returncode == 0, done.stdout
@@ -279,7 +280,7 @@ def test_hostile_text_stays_text(page: Page, place: Place, speaker: Speaker) -> 
     page.locator(".citations button").first.click()
     expect(page.locator("dialog mark")).to_contain_text("<script>")
     page.keyboard.press("Escape")
-    page.get_by_role("link", name="Documents").click()
+    go(page, "Documents")
     expect(page.get_by_role("button", name="Relief valve")).to_be_visible()
     page.get_by_role("button", name="Relief valve").click()
     expect(page.locator("dialog .chunk").first).to_be_visible()
@@ -444,7 +445,7 @@ def test_every_screen_fits_a_phone_and_has_no_barrier(chromium: Browser, place: 
         page = context.new_page()
         enter(page, place, "serving")
         for name in SCREENS:
-            page.get_by_role("link", name=name).click()
+            go(page, name)
             expect(page.get_by_role("heading", name=name, level=1)).to_be_focused()
             assert page.evaluate("() => document.documentElement.scrollWidth") <= 375, name
             assert not browser.barriers(page), name
@@ -459,12 +460,12 @@ def test_an_origin_that_is_down_is_said_and_asked_again(page: Page, place: Place
         enter(page, place, url=url)
         down.set()
         for name in ("Releases", "Documents", "Models", "Serving and edge"):
-            page.get_by_role("link", name=name).click()
+            go(page, name)
             expect(page.get_by_role("alert")).to_contain_text("the origin")
-        page.get_by_role("link", name="Ask").click()
+        go(page, "Ask")
         ask(page, PRIMED)
         expect(page.locator(".turn").get_by_role("alert")).to_contain_text("the origin")
-        page.get_by_role("link", name="Documents").click()
+        go(page, "Documents")
         expect(page.get_by_role("button", name="Try again")).to_be_visible()
         down.clear()
         page.get_by_role("button", name="Try again").click()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import aiohttp
 import psutil
 import pytest
 
 from ragstone import config, edge
 from ragstone.errors import ConfigError
 from tests import valkey
-from tests.conformance.bench import EDGES, Bench, Response, post, question, running, until
+from tests.conformance.bench import EDGES, Bench, drained, question, running, until
 
 
 @pytest.fixture
@@ -46,16 +44,7 @@ def test_processes_on_one_port_share_a_limit_and_one_that_dies_is_replaced(bench
 
 
 def test_processes_that_are_told_to_end_finish_the_answers_under_way(bench: Bench) -> None:
-    async def scene() -> Response:
-        async with aiohttp.ClientSession() as session:
-            waiting = asyncio.create_task(post(session, bench, question(test={"hold": "stream"}, stream=True)))
-            await asyncio.to_thread(until, lambda: bool(bench.origin.seen))
-            bench.process.terminate()
-            await asyncio.to_thread(until, lambda: not listening(bench))
-            bench.origin.go()
-            return await waiting
-
-    assert asyncio.run(scene()).text == "Restart the pump [1]."
+    assert drained(bench, lambda: listening(bench)).text == "Restart the pump [1]."
     assert bench.process.wait(30) == 0
 
 

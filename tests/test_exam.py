@@ -19,7 +19,7 @@ from ragstone.exam import Mark, Paper, Report, groundedness
 from ragstone.rag import Citation
 from ragstone.show import Advance, Silence
 from tests.origins import Site, site
-from tests.speaker import Speaker, speaking
+from tests.speaker import Speaker
 from tests.test_cli import ragstone
 
 PRIMED = "How long is the feed pump primed?"
@@ -164,12 +164,6 @@ def test_an_answer_counts_in_a_comparison_only_when_both_gave_one() -> None:
 
 
 # ---- a release
-
-
-@pytest.fixture(scope="module")
-def speaker() -> Iterator[Speaker]:
-    with speaking() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.shell import ROOT, Shell, blocks
-from tests.speaker import Speaker, speaking
+from tests.speaker import Speaker
 from tests.test_up import free_port
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))]
@@ -49,12 +49,6 @@ OWN = {
 
 def test_every_reason_for_not_running_a_block_is_still_needed() -> None:
     assert not [start for start in NOT_RUN if not any(block.startswith(start) for _, block in BLOCKS)]
-
-
-@pytest.fixture(scope="module")
-def speaker() -> Iterator[Speaker]:
-    with speaking() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -8,21 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from ragstone import npm
 from ragstone.edge.cloudflare import RUNTIME, SOURCE
-from ragstone.errors import ConfigError
+from tests.packages import packages as had
 
 
 def packages() -> Path:
     """The folder of the Worker's packages, installed once into the cache. Skips the test, with the reason, when they can't be had."""
-    try:
-        folder = npm.packages(SOURCE / "package.json")
-        npm.node(folder)
-    except ConfigError as error:
-        pytest.skip(f"NO WORKER RUNTIME: {error.message}")
-    return folder
+    return had(SOURCE / "package.json", "the Worker")
 
 
 @contextmanager

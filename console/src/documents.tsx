@@ -1,9 +1,9 @@
 /** Documents: what is in, how it is cut, and what could not be read. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 
 import { ask } from "./api";
-import { Problem, Screen, Table, useLoaded } from "./parts";
+import { Problem, Screen, Sheet, Table, useLoaded } from "./parts";
 import type { Document, Listing, Span } from "./types";
 
 const PAGE = 50;
@@ -78,23 +78,10 @@ function Failures({ listing }: { listing: Listing }) {
 }
 
 function Read({ document, release, close }: { document: string; release: string; close: () => void }) {
-  const dialog = useRef<HTMLDialogElement>(null);
   const [start, setStart] = useState(0);
   const { data, fault, again } = useLoaded((signal) => ask<Document>("/v1/documents", { document, model: release, start, end: start + WINDOW }, signal), [start]);
-  useEffect(() => dialog.current?.showModal(), []);
   return (
-    <dialog ref={dialog} class="source" onClose={close} aria-labelledby="read-title">
-      <header>
-        <div>
-          <h2 id="read-title">{data?.title ?? document}</h2>
-          <p class="quiet">
-            {document} · groups {data?.groups.join(", ")}
-          </p>
-        </div>
-        <button type="button" onClick={() => dialog.current?.close()}>
-          Close
-        </button>
-      </header>
+    <Sheet title={data?.title ?? document} lead={`${document} · groups ${data?.groups.join(", ") ?? ""}`} close={close}>
       <Problem fault={fault} again={again} />
       {data && <Cut found={data} />}
       {data && data.characters > WINDOW && (
@@ -107,7 +94,7 @@ function Read({ document, release, close }: { document: string; release: string;
           </button>
         </div>
       )}
-    </dialog>
+    </Sheet>
   );
 }
 

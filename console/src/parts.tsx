@@ -1,7 +1,7 @@
 /** Small pieces that several screens show, and what they load with. */
 
 import type { ComponentChildren } from "preact";
-import { useCallback, useEffect, useState } from "preact/hooks";
+import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 
 import { Fault } from "./api";
 
@@ -56,6 +56,26 @@ export function Screen({ title, lead, children }: { title: string; lead: string;
       </header>
       {children}
     </>
+  );
+}
+
+/** What lies over a screen until it is closed. */
+export function Sheet({ title, lead, close, children }: { title: string; lead: string; close: () => void; children: ComponentChildren }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => dialog.current?.showModal(), []);
+  return (
+    <dialog ref={dialog} class="source" onClose={close} aria-labelledby="sheet-title">
+      <header>
+        <div>
+          <h2 id="sheet-title">{title}</h2>
+          <p class="quiet">{lead}</p>
+        </div>
+        <button type="button" onClick={() => dialog.current?.close()}>
+          Close
+        </button>
+      </header>
+      {children}
+    </dialog>
   );
 }
 

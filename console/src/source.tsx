@@ -3,7 +3,7 @@
 import { useEffect, useRef } from "preact/hooks";
 
 import { ask } from "./api";
-import { Problem, trail, useLoaded } from "./parts";
+import { Problem, Sheet, trail, useLoaded } from "./parts";
 import type { Document } from "./types";
 
 const AROUND = 3000;
@@ -18,23 +18,12 @@ export interface Place {
 }
 
 export function Source({ place, close }: { place: Place; close: () => void }) {
-  const dialog = useRef<HTMLDialogElement>(null);
   const { data, fault, again } = useLoaded((signal) => ask<Document>("/v1/documents", asked(place), signal), [place]);
-  useEffect(() => dialog.current?.showModal(), []);
   return (
-    <dialog ref={dialog} class="source" onClose={close} aria-labelledby="source-title">
-      <header>
-        <div>
-          <h2 id="source-title">{trail(place.title, place.path)}</h2>
-          <p class="quiet">{place.document}</p>
-        </div>
-        <button type="button" onClick={() => dialog.current?.close()}>
-          Close
-        </button>
-      </header>
+    <Sheet title={trail(place.title, place.path)} lead={place.document} close={close}>
       <Problem fault={fault} again={again} />
       {data && <Marked found={data} place={place} />}
-    </dialog>
+    </Sheet>
   );
 }
 

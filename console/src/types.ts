@@ -7,16 +7,19 @@ export interface Key {
   admin: boolean;
 }
 
-export interface Citation {
-  number: number;
+export interface Passage {
   chunk: string;
   document: string;
   title: string;
   path: string[];
   start: number;
   end: number;
-  score: number;
   text: string;
+}
+
+export interface Citation extends Passage {
+  number: number;
+  score: number;
 }
 
 export interface Told {
@@ -36,15 +39,8 @@ export interface Delta {
   ragstone?: Told;
 }
 
-export interface Hit {
+export interface Hit extends Passage {
   rank: number;
-  chunk: string;
-  document: string;
-  title: string;
-  path: string[];
-  start: number;
-  end: number;
-  text: string;
   scores: { dense: number; keyword: number; fused: number; calibrated: number };
 }
 

@@ -85,6 +85,8 @@ def run(settings: Settings, started: Callable[[str], None] | None = None) -> Non
         return crew.run(settings, started)
     paths = [settings.folder / name for name in (edge.certificate, edge.certificate_key) if name]
     certificate = Certificate(paths[0], paths[-1]) if paths else None  # one file may hold both
+    if edge.log:
+        accesslog.check(settings.folder / edge.log)
     app = Edge(settings)
     return listen(app, edge.host, edge.port, drain=edge.timeout, started=started, shared=edge.share_port, certificate=certificate)
 
@@ -372,10 +374,10 @@ class Edge:
 
     async def _produce(self, flight: Answer, question: Question, entry: Entry | None) -> None:
         end: End = OriginError("the edge was stopped before the answer was whole", status=503)
-        began, kept = time.time(), None
+        kept = None
         try:
             end = await self._paid(flight, question, entry)
-            kept = await self._keep(question, end, began)
+            kept = await self._keep(question, end)
         except RagstoneError as error:
             end = error
         finally:
@@ -383,9 +385,11 @@ class Edge:
         if kept and question.key and self._shared:
             await self._shared.put(question.key, kept, await self._release_of(question))
 
-    async def _keep(self, question: Question, end: End, began: float) -> Entry | None:
+    async def _keep(self, question: Question, end: End) -> Entry | None:
         """The entry, once it is in memory; None where the answer is not to be kept, or was begun before a purge."""
-        if not isinstance(end, Answered) or not end.keep or question.key is None or self._pointer is None or began < self._pointer.purged:
+        if not isinstance(end, Answered) or not end.keep or question.key is None or self._pointer is None:
+            return None
+        if since(end.entry, self._pointer.purged) is None:
             return None
         self._cache.put(question.key, end.entry, await self._release_of(question))
         return end.entry
@@ -417,6 +421,7 @@ class Edge:
         """Ask the origin, always for a stream: whoever joins can follow it live, whichever form they asked for."""
         body = json.dumps({**question.body, "stream": True, "stream_options": {"include_usage": True}}).encode()
         headers = question.headers | ({"if-none-match": entry.etag} if entry else {})
+        begun = time.time()
         asking = self._origin.ask("POST", CHAT, headers, body, hedge=not question.streamed)
         async with self._turn(question.principal), asking as response:
             if response.status == 304 and entry:
@@ -425,7 +430,8 @@ class Edge:
                 return await answers.refusal(response)
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise OriginError(f"the origin answered with {response.headers.get('content-type', 'no content type')[:80]}, not a stream")
-            return await answers.read(flight, response)
+            return await answers.read(flight, response, begun)
+
 
 def _named(path: str) -> str:
     """What the route is called in the metrics."""

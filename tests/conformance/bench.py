@@ -190,3 +190,18 @@ def threaded(bench: Bench, body: object) -> Response:
             return waiting.result()
 
     return asyncio.run(scene())
+
+
+def drained(bench: Bench, listens: Callable[[], object]) -> Response:
+    """The answer that was under way when the process was told to end: it is made on only once nothing `listens` any more."""
+
+    async def scene() -> Response:
+        async with aiohttp.ClientSession() as session:
+            waiting = asyncio.create_task(post(session, bench, question(test={"hold": "stream"}, stream=True)))
+            await asyncio.to_thread(until, lambda: bool(bench.origin.seen))
+            bench.process.terminate()
+            await asyncio.to_thread(until, lambda: not listens())
+            bench.origin.go()
+            return await waiting
+
+    return asyncio.run(scene())

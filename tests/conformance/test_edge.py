@@ -188,6 +188,14 @@ def test_what_was_kept_before_a_purge_is_made_anew_even_when_the_origin_would_co
     assert threaded(bench, late).cache == "miss", "it was begun before the purge"
 
 
+def test_what_the_origin_confirms_before_the_edge_hears_of_a_purge_is_made_anew_all_the_same(command: list[str], tmp_path: Path) -> None:
+    with running(command, tmp_path, edge_ttl=0, edge_release_check=1) as bench:
+        body = question()
+        bench.chat(body)
+        bench.origin.purged = time.time()
+        until(lambda: bench.chat(body).cache == "miss")
+
+
 def test_after_the_ttl_the_origin_is_asked(command: list[str], tmp_path: Path) -> None:
     with running(command, tmp_path, edge_ttl=0) as bench:
         body = question()

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from ragstone import access
-from tests.conformance.bench import ROOT, Bench, Edge, Response, asked, post, question, running, until
+from tests.conformance.bench import ROOT, Bench, Edge, Response, asked, drained, post, question, running, until
 
 # ---- keys
 
@@ -254,17 +254,7 @@ def test_metrics_count_answers_by_cache_state(edge: Edge, bench: Bench) -> None:
 def test_an_edge_that_is_told_to_end_finishes_the_answers_under_way(edge: Edge, tmp_path: Path) -> None:
     edge.needs("drain")
     with running(edge.command, tmp_path) as bench:
-
-        async def scene() -> Response:
-            async with aiohttp.ClientSession() as session:
-                waiting = asyncio.create_task(post(session, bench, question(test={"hold": "stream"}, stream=True)))
-                await asyncio.to_thread(until, lambda: bool(bench.origin.seen))
-                bench.process.terminate()
-                await asyncio.to_thread(until, lambda: not listening(bench))
-                bench.origin.go()
-                return await waiting
-
-        assert asyncio.run(scene()).text == "Restart the pump [1]."
+        assert drained(bench, lambda: listening(bench)).text == "Restart the pump [1]."
 
 
 def listening(bench: Bench) -> bool:

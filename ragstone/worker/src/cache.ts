@@ -12,6 +12,8 @@ export interface Entry {
   release: string;
   /** Unix seconds. */
   stored: number;
+  /** When the origin was asked to make it, in Unix seconds; a confirmation leaves it. */
+  begun: number;
 }
 
 export interface Asked {
@@ -36,8 +38,8 @@ export function decide(entry: Entry | null, asked: Asked, release: string, ttl: 
   return entry.etag ? "revalidate" : "fetch";
 }
 
-/** The entry, unless it was kept before `purged`. */
-export const since = (entry: Entry | null, purged: number): Entry | null => (entry && entry.stored >= purged ? entry : null);
+/** The entry, unless it was begun before `purged`: it may rest on what the purge was for. */
+export const since = (entry: Entry | null, purged: number): Entry | null => (entry && entry.begun >= purged ? entry : null);
 
 /** Whether the entry may be served, although it is no longer fresh, when the origin can't be asked. */
 export const mayStandIn = (entry: Entry | null, asked: Asked, release: string): entry is Entry =>

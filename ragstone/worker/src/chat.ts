@@ -122,7 +122,7 @@ async function settle(x: Exchange, { order }: Question, { response, joined, land
 async function keep(x: Exchange, question: Question, entry: cache.Entry, joined: string | null): Promise<void> {
   const { at } = question;
   const [{ purged }, release, kept] = [await x.pointer(), await answering(x, question), await cache.get(x.env, at)];
-  if (x.began < purged) return; // it may rest on what the purge was for
+  if (!cache.since(entry, purged)) return;
   if (kept?.release !== release || (!joined && entry.release === release)) await cache.put(x.env, at, entry);
 }
 
@@ -168,7 +168,7 @@ async function* read(x: Exchange, question: Question, flown: Flown): Chunks {
     }
     if (!events.done || !fold.complete) throw originFault(502, "gave an answer that was cut short");
     const completion = fold.completion();
-    const entry = { body: quoted(completion), ...named(response), stored: now() };
+    const entry = { body: quoted(completion), ...named(response), stored: now(), begun: Number(response.headers.get("x-begun")) };
     if (question.at && entry.release && !response.headers.has("x-forbidden")) await keep(x, question, entry, joined);
     tokens = used(completion);
     return entry;

@@ -11,14 +11,12 @@ const FORWARDED = ["authorization", "traceparent", "tracestate"];
 export const busy = { requests: 0, flights: 0 };
 
 /** What a response says to the edge alone. */
-const INNER = ["x-joined", "x-forbidden"];
+const INNER = ["x-joined", "x-begun", "x-forbidden"];
 
 export class Exchange {
   readonly origin: string;
   readonly path: string;
   readonly id: string;
-  /** Unix seconds. */
-  readonly began = now();
   /** Told when the caller hangs up. */
   readonly left = new AbortController();
   /** Ends when the response's stream does. */

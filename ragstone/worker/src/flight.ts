@@ -2,6 +2,7 @@
 
 import { DurableObject } from "cloudflare:workers";
 import type { Env } from "./env";
+import { now } from "./errors";
 import { ask, type Order } from "./origin";
 
 /** Milliseconds that a finished flight may still be joined, unless its owner says before that the answer is kept. */
@@ -10,6 +11,8 @@ const GRACE = 5_000;
 interface Live {
   /** The id of the key in whose name it is made. */
   owner: string;
+  /** Unix seconds. */
+  begun: number;
   head: Promise<Response>;
   parts: Uint8Array[];
   end: "whole" | "broken" | null;
@@ -25,6 +28,7 @@ export class Flight extends DurableObject<Env> {
     const live = (this.#live ??= this.#start(order));
     const { status, headers } = await live.head;
     const told = new Headers(headers);
+    told.set("x-begun", String(live.begun));
     if (joined) told.set("x-joined", live.owner);
     return new Response(status === 304 ? null : follow(live), { status, headers: told });
   }
@@ -35,7 +39,7 @@ export class Flight extends DurableObject<Env> {
   }
 
   #start(order: Order): Live {
-    const live: Live = { owner: order.who.key, head: ask(this.env, order), parts: [], end: null, news: Promise.withResolvers() };
+    const live: Live = { owner: order.who.key, begun: now(), head: ask(this.env, order), parts: [], end: null, news: Promise.withResolvers() };
     this.ctx.waitUntil(this.#fly(live));
     return live;
   }

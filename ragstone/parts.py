@@ -91,7 +91,8 @@ class _Part:
 class Parts:
     """An encoder that takes no more than `room` bytes for what the backward pass needs, or what one text takes.
 
-    A process that comes near to `memory` GiB gives back what is free before each part.
+    Where the process may take `memory` GiB, the room of a batch is what is left of them by then: the libraries' own caches grow during a
+    run. A process that comes near to the bound gives back what is free before each part.
     """
 
     def __init__(self, encoder: Encoder, room: int, memory: float = math.inf) -> None:
@@ -105,12 +106,24 @@ class Parts:
         The longest list comes first: the parts that are encoded last are kept, as the backward pass is done with them first.
         """
         lists = [list(self._split(texts, tokens)) for texts, tokens in asked]
-        left, kept = self.room, set[int]()
+        left, kept = self._left(), set[int]()
         for part in (part for parts in reversed(lists) for part in reversed(parts)):
             left -= part.size
             if left >= 0:
                 kept.add(id(part))
         return [self._joined([self._vectors(part, id(part) in kept) for part in parts], parts) for parts in lists]
+
+    def _left(self) -> int:
+        """Bytes that this batch may keep for the backward pass."""
+        if self._bound == math.inf or not torch.is_grad_enabled() or self.encoder.device.type == "cuda":
+            return self.room
+        return min(self.room, int((self._bound - self._held()) / SPARE))
+
+    def _held(self) -> int:
+        """Bytes that the process holds, what is free given back."""
+        held = trim()
+        self._limit = max(self._bound, held + GROWTH)
+        return held
 
     def _split(self, texts: Sequence[str], tokens: int) -> Iterator[_Part]:
         """The parts of a list, the longest texts first, so that little is padded."""
@@ -139,7 +152,7 @@ class Parts:
 
     def _encoded(self, ids: Tensor, mask: Tensor) -> Tensor:
         if _resident() > self._limit:
-            self._limit = max(self._bound, trim() + GROWTH)
+            self._held()
         return self.encoder.vectors(ids, mask, self.encoder.dropout if torch.is_grad_enabled() else 0.0)
 
     def _joined(self, vectors: Sequence[Tensor], parts: Sequence[_Part]) -> Tensor:

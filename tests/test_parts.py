@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,21 @@ def _made(folder: Path, kind: str) -> Path:
         return tiny(folder)
     embedder.prepare(other(folder / "source", kind), folder / "model", name=kind, base=kind)
     return folder / "model"
+
+
+def test_what_a_process_has_come_to_hold_since_is_taken_off_the_room_of_a_batch(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again: list[int] = []
+
+    def encoded_again(encode: Callable[[Tensor, Tensor], Tensor], ids: Tensor, mask: Tensor, **_: bool) -> Tensor:
+        again.append(len(ids))
+        return encode(ids, mask)
+
+    monkeypatch.setattr(parts, "checkpoint", encoded_again)
+    divided = Parts(opened(base, dropout=False), ALL, memory=4)
+    for held, wanted in ((1, 0), (4, len(QUESTIONS))):
+        monkeypatch.setattr(parts, "trim", (held * 2**30).__int__)
+        divided.encode((QUESTIONS, 16))
+        assert sum(again) == wanted
 
 
 def test_memory_in_use_is_not_asked_for_before_each_part(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

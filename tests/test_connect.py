@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -29,3 +30,11 @@ def test_importing_ragstone_loads_nothing_heavy() -> None:
     program = "import sys, ragstone; print(sorted(m for m in ('torch', 'numpy', 'onnxruntime', 'starlette') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_pytorchs_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(given: dict[str, str], found: str) -> None:
+    program = "import ragstone.encoder, subprocess, sys; subprocess.run(['printenv', 'OMP_WAIT_POLICY'])"
+    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=clean | given)
+    assert done.stdout.strip() == found

@@ -179,7 +179,7 @@ class Parts:
         def note(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # an operation that keeps its own result would keep itself alive
 
         with saved_tensors_hooks(note, lambda tensor: tensor):
             _alive = self.encoder.vectors(ids, torch.ones_like(ids, dtype=torch.bool), self.encoder.dropout)  # no address is used twice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,21 @@ def test_measuring_what_a_text_takes_leaves_the_random_state_as_it_was(base: Pat
     short, long = divided._size(16), divided._size(64)
     assert 0 < 4 * short < long
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_measuring_what_a_text_takes_leaves_nothing_behind(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = opened(base, dropout=False)
+    weight = next(iter(model.weights.values()))
+    made: list[weakref.ref[Tensor]] = []
+
+    def vectors(*_: object) -> Tensor:
+        found = weight.exp()
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(model, "vectors", vectors)
+    assert Parts(model, 0)._saved(1, 16) == weight.nbytes
+    assert [one() for one in made] == [None]
 
 
 def peak(base: Path, memory: float) -> int:

@@ -1,12 +1,12 @@
 """Processes of Ragstone that are killed at random moments: is every published version readable after each, and does the next run go on?
 
-    python -m benchmarks.kills [--trials N] [--seed N]
+    python -m benchmarks.kills [--kills N] [--seed N]
 
 A project of 240 short documents over a model of noise, in a folder's store. Each trial changes documents, lets a process work that gets
 SIGKILL at some moment of that, and looks at the store from another one: every published folder is held against its SHA-256, every release
 that was ever in force has all its parts. Then the same work must come to its end, and the newest releases must find something. What
 is killed: `build`; a change of the embedding model (index, calibration, release, promotion); forty promotions in a row. One trial in five
-builds into an empty store.
+builds into an empty store. Trials whose work ended before its kill are looked at alike, but do not count among the N.
 
 Processes are forked from this one, which has imported what they need, so that the kill falls into the work. How long that takes is known
 from the run before.
@@ -15,6 +15,7 @@ from the run before.
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import random
 import shutil
@@ -51,19 +52,19 @@ Work = Callable[[Settings, Store], object]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=17)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        wrong = trials(Path(name), asked.trials, random.Random(asked.seed))
+        wrong = trials(Path(name), asked.kills, random.Random(asked.seed))
     sys.exit(f"{len(wrong)} trials went wrong" if wrong else 0)
 
 
 def trials(folder: Path, count: int, draw: random.Random) -> list[str]:
-    """What went wrong in so many trials; all is recorded."""
+    """What went wrong in the trials until so many works were killed; all is recorded."""
     begin(folder)
-    took, killed, wrong, left = whole(folder), Counter[str](), list[str](), 0
-    for trial in range(count):
+    took, killed, wrong, left, trial = whole(folder), Counter[str](), list[str](), 0, 0
+    for trial in itertools.takewhile(lambda _: killed.total() < count, itertools.count()):
         fresh = trial % FRESH == 0
         name = "build" if fresh else draw.choice(list(WORKS))
         change(folder, trial, fresh)
@@ -72,8 +73,8 @@ def trials(folder: Path, count: int, draw: random.Random) -> list[str]:
         took[name] = time.monotonic() - began
         wrong += [f"trial {trial}, {name}: {told}"] if told else []
         left += len(list(kills.left(folder)))
-        print(f"{trial + 1} of {count}, {len(wrong)} went wrong", end="\r", file=sys.stderr, flush=True)
-    told = {"trials": count, "killed before the end": dict(sorted(killed.items())), "went wrong": wrong}
+        print(f"{killed.total()} of {count} killed, {len(wrong)} went wrong", end="\r", file=sys.stderr, flush=True)
+    told = {"trials": trial + 1, "killed before the end": dict(sorted(killed.items())), "went wrong": wrong}
     record("kills", {**told, "temporary files seen after the next run": left})
     return wrong
 

@@ -1,7 +1,6 @@
 """The local index at scale, beside exact search and a graph: how fast it is built, opened and asked, what it finds, what memory it holds.
 
     python -m benchmarks.index [--chunks N] [--peers PYTHON] [--rounds N] [--folder FOLDER]
-    python -m benchmarks.index --kills 100
 
 Vectors are drawn from 2,000 clumps in 24 directions, turned into 384 dimensions with noise in all of them, and scaled to length 1;
 questions are drawn alike. Of 20,000 a question's nearest has a cosine of .81, its tenth .67. Texts have 60 words: three in ten are
@@ -14,9 +13,6 @@ All is drawn from a seed.
 Every measurement is a process of its own on one core, and the engines take turns, in another order each round; ratios are formed within
 a round, of CPU time, since where cores are busy the clock says little. PYTHON has faiss-cpu and usearch (`pip install faiss-cpu usearch`);
 without it this Python's are taken, and what is missing is left out and said so. FOLDER keeps the corpus and the indexes for the next run.
-
-With `--kills` nothing of this is done: `ragstone build` is killed at so many random moments, over folders that change, and the store is
-read after each: every published folder against its SHA-256, every release with all its parts. Then the next build must come to its end.
 """
 
 from __future__ import annotations
@@ -26,7 +22,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -41,11 +36,8 @@ from benchmarks.neighbours import DIMENSIONS, ENGINES, NEAREST, alone, recall, t
 from benchmarks.record import ROOT, record
 from ragstone.analyser import STOP_WORDS
 from ragstone.corpus.snapshot import Chunks
-from ragstone.errors import RagstoneError
 from ragstone.index import Candidate, Query, local
 from ragstone.store import connect, publish
-from tests import kills
-from tests.conftest import write_manuals
 
 SEED, SLAB = 17, 50_000
 QUESTIONS, OPENED = 300, 20
@@ -57,8 +49,6 @@ EVERYONE, FEW = ("public",), ("few",)
 OURS = "ragstone"
 MEASURES = ("corpus", "build", OURS)
 GIB = 2**30
-FRESH = 5
-"""One kill trial in so many begins with an empty store: the model is published too."""
 
 
 def main() -> None:
@@ -67,7 +57,6 @@ def main() -> None:
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure == "corpus":
@@ -75,8 +64,6 @@ def main() -> None:
     elif asked.measure:
         alone()
         print(json.dumps(build(asked.folder) if asked.measure == "build" else ask(asked.folder)))
-    elif asked.kills:
-        trials(asked.kills)
     else:
         compare(asked)
 
@@ -197,15 +184,15 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
-def texts(draw: np.random.Generator, size: int) -> Iterator[str]:
+def texts(draw: np.random.Generator, size: int, words: int = WORDS) -> Iterator[str]:
     vocabulary = ["".join(SYLLABLES[int(digit)] for digit in f"{rank:05d}") for rank in range(VOCABULARY)]
     share = np.cumsum(1 / np.arange(SHIFT + 1, SHIFT + VOCABULARY + 1) ** 1.07)
     habits, grammar = np.searchsorted(share / share[-1], draw.random(VOCABULARY)), sorted(STOP_WORDS)
     for start in range(0, size, SLAB):
-        shape = (min(SLAB, size - start), WORDS)
+        shape = (min(SLAB, size - start), words)
         ranks = np.searchsorted(share / share[-1], draw.random(shape))
         follows = draw.random(shape) < HABIT
-        for at in range(1, WORDS):
+        for at in range(1, words):
             ranks[:, at] = np.where(follows[:, at], habits[ranks[:, at - 1]], ranks[:, at])
         small, which = draw.random(shape) < GRAMMAR, draw.integers(len(grammar), size=shape)
         for row in range(shape[0]):
@@ -278,51 +265,9 @@ def ask(folder: Path) -> dict[str, float]:
 
 
 def resident(kind: str) -> float:
-    """GiB of this process' memory of a kind, as Linux counts it; else its peak."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith(f"{kind}:")]
+    """GiB of this process' memory of a kind, as Linux counts it: `ru_maxrss` would count what the process was forked from."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{kind}:")]
     return int(line.split()[1]) * 1024 / GIB
-
-
-def trials(count: int) -> None:
-    """Kill `ragstone build` so many times, and say what was found."""
-    draw, wrong, killed, left = random.Random(SEED), list[str](), 0, 0
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_manuals(folder / "docs")
-        whole = [built(folder, fresh) for fresh in (True, False)]
-        for trial in range(count):
-            fresh = trial % FRESH == 0
-            prepare(folder, trial, fresh)
-            killed += not kills.build(folder, draw.uniform(0.0, whole[0 if fresh else 1]))
-            try:
-                kills.check(kills.opened(folder))
-                kills.build(folder)
-                kills.check(kills.opened(folder))
-            except (RagstoneError, AssertionError) as error:
-                wrong.append(f"trial {trial}: {error}")
-            left += len(list(kills.left(folder)))
-            print(f"{trial + 1} of {count}", end="\r", file=sys.stderr, flush=True)
-    told = {"trials": count, "killed before the end": killed, "seconds of a whole build, fresh and again": [round(one, 1) for one in whole]}
-    record("kills", {**told, "unreadable or unfinished": wrong, "temporary files seen after the next build": left})
-    sys.exit(f"{len(wrong)} trials went wrong" if wrong else 0)
-
-
-def built(folder: Path, fresh: bool) -> float:
-    """Seconds of a whole build."""
-    prepare(folder, -1, fresh)
-    began = time.perf_counter()
-    kills.build(folder)
-    return time.perf_counter() - began
-
-
-def prepare(folder: Path, trial: int, fresh: bool) -> None:
-    """Something to build: another document and, for a fresh one, nothing that was built before."""
-    (folder / "docs" / "new.md").write_text(f"# Part {trial}\n\nThe part number {trial} is turned by {trial} degrees.\n")
-    if fresh:
-        shutil.rmtree(folder / ".ragstone", ignore_errors=True)
 
 
 if __name__ == "__main__":

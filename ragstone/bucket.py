@@ -187,12 +187,12 @@ class Bucket(ABC):
         return patiently(lambda: self._stat(key), PATIENCE)
 
     def list(self, prefix: str) -> Iterator[Stat]:
-        """Keys in the order of their bytes, as the service lists them."""
+        """Keys in the order of their bytes, as the service lists them; the empty objects that other tools make for folders are none."""
         folder = prefix.rpartition("/")[0]
         if folder:
             checked(folder)
         self._meet()
-        return (stat for stat in self._pages(folder) if stat.key.startswith(prefix))
+        return (stat for stat in self._pages(folder) if stat.key.startswith(prefix) and not stat.key.endswith("/"))
 
     def delete(self, key: str) -> None:
         key = checked(key)

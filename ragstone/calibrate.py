@@ -24,8 +24,10 @@ from ragstone.retrieve import Calibration, Features, Retriever
 
 Floats = NDArray[np.float64]
 
-FORMAT = 3
+FORMAT = 4
 """Counts up with every change of what a calibration rests on or how it is fitted."""
+SAMPLE = 20_000
+"""Chunks that questions and words are drawn from at most: 150 questions are asked, and 500 rows of words, whatever the corpus holds."""
 
 COSINE, KEYWORD, PHRASING = 6.5, 3.0, 2.0
 """The weights, that of the cosine over the distance of what own and foreign questions reach in it: 12 for MiniLM. Weights that were fitted

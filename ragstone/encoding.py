@@ -52,6 +52,25 @@ class Known:
         self._index = None
 
 
+class ByRow:
+    """The vectors that an index knows, by the row of a chunk. Rows are asked for in order: those of one part are held."""
+
+    def __init__(self, chunks: Sequence[Chunk], known: Known) -> None:
+        self._chunks, self._known = chunks, known
+        self._rows, self._vectors = range(0), list[Vector | None]()
+        self.fresh = 0
+        """How many rows without a vector were asked for."""
+
+    def __call__(self, row: int) -> Vector | None:
+        if row not in self._rows:
+            part = self._chunks[row : row + FIRST]
+            found = self._known(part)
+            self._rows, self._vectors = range(row, row + len(part)), [found.get(chunk.id) for chunk in part]
+        vector = self._vectors[row - self._rows.start]
+        self.fresh += vector is None
+        return vector
+
+
 def fill(draft: Draft, chunks: Sequence[Chunk], known: Known, encode: Encode, told: Progress, advance: Advance) -> int:
     """How many chunks were encoded until the draft has a row for each, in their order. It begins where the draft ends."""
     fresh, size, pace = 0, FIRST, _Pace(len(draft), len(chunks), advance)

@@ -26,7 +26,7 @@ def index(settings: Settings, store: Store, snapshot: str, model: str, show: Sho
     """The digest of the index of a snapshot under a model. Only what the index in force does not hold is encoded.
 
     Chunks and vectors are never held whole, and a run that was killed goes on with the part in which it was. Where an engine makes the
-    vectors, those that the index in force knows are held, and what the engine has is not written again.
+    vectors, what it has is not written again.
     """
     from ragstone import draft
     from ragstone import index as indexes
@@ -48,13 +48,19 @@ def index(settings: Settings, store: Store, snapshot: str, model: str, show: Sho
     return told.index
 
 
+def named(settings: Settings, snapshot: str, model: str) -> str:
+    """The digest that the index of a snapshot under a model has, made or not."""
+    from ragstone import index as indexes
+
+    return _digest(snapshot, model, indexes.connect(settings.index))
+
+
 def explain(settings: Settings, store: Store, snapshot: str, model: str) -> list[str]:
     """What `index` would send elsewhere, for a person to read; nothing is sent."""
     from ragstone import index as indexes
     from ragstone.corpus import snapshot as snapshots
 
-    digest = _digest(snapshot, model, indexes.connect(settings.index))
-    return indexes.explain(settings.index, digest, len(snapshots.chunks(store, snapshot)), sized(store, model))
+    return indexes.explain(settings.index, named(settings, snapshot, model), len(snapshots.chunks(store, snapshot)), sized(store, model))
 
 
 def sized(store: Store, digest: str) -> Model:
@@ -97,12 +103,11 @@ def _ingest(settings: Settings, store: Store, told: Progress, place: Encoding, f
 
     chunks, size = snapshots.chunks(store, told.snapshot), sized(store, told.model)
     target = draft.Draft(folder, size.dimensions).target()
-    with closing(encoding.Known(_in_force(settings, store, told.model))) as index:
-        known = index(chunks)
-    with show.bar("ingest", len(chunks)) as advance:
+    with closing(encoding.Known(_in_force(settings, store, told.model))) as index, show.bar("ingest", len(chunks)) as advance:
+        known = encoding.ByRow(chunks, index)
         place.ingest(target, told.index, chunks, known, size, advance)
     stores.publish(store, f"indexes/{told.index}", target)
-    show.say(f"index     {len(chunks)} chunks, {len(chunks) - len(known)} of them encoded, under model {told.model[:12]}")
+    show.say(f"index     {len(chunks)} chunks, {known.fresh} of them encoded, under model {told.model[:12]}")
 
 
 def _in_force(settings: Settings, store: Store, model: str) -> Index | None:

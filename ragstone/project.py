@@ -79,8 +79,8 @@ def snapshot(settings: Settings, store: Store, show: Show) -> str:
         raise CorpusError(f"nothing is staged in {store.url}", "ragstone stage ./docs")
     with show.bar("parse") as advance:
         digest = snapshots.build(store, listing, settings.corpus, advance)
-    made = snapshots.load(store, digest)
-    show.say(f"snapshot  {len(made.documents)} documents, {len(made.chunks)} chunks; files skipped: {len(made.failures)}")
+    made = snapshots.size(store, digest)
+    show.say(f"snapshot  {made.documents} documents, {made.chunks} chunks; files skipped: {len(made.failures)}")
     for failure in made.failures:
         show.say(f"  skipped {failure.path}: {failure.reason}")
     return digest
@@ -114,7 +114,7 @@ def pull(name: str, show: Show) -> Path:
 
 
 def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index: str, show: Show) -> Calibration:
-    """The map from raw scores to P(relevant), fitted once for an index and its fusion."""
+    """The map from raw scores to P(relevant), fitted once for an index and its fusion. Of a large corpus a sample of its chunks is read."""
     from ragstone import calibrate as calibration
     from ragstone.corpus import pairs
     from ragstone.corpus import snapshot as snapshots
@@ -125,7 +125,7 @@ def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index
     key = f"calibrations/{_digest([calibration.FORMAT, index, {**asdict(weights), 'top_k': 0}])}.json"
     if store.stat(key):
         return Calibration(tuple(json.loads(store.get(key))["coefficients"]))
-    chunks = snapshots.load(store, snapshot).chunks
+    chunks = snapshots.chunks(store, snapshot).sample(calibration.SAMPLE)
     own = [question.text for question in pairs.mine(chunks, seed=settings.train.seed).questions]
     retriever = Retriever.of(indexing.open(settings, store, index), embedder, Calibration.default(), weights)
     with show.bar("calibrate"):

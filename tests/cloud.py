@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,13 @@ def oss4(secret: str, method: str, target: str, headers: Mapping[str, str], scop
     asked = "&".join(f"{name}={value}" if value else name for name, value in pairs)
     names = sorted(name for name in headers if name.startswith("x-oss-") or name in ("content-type", "content-md5", *more))
     told = "".join(f"{name}:{headers[name].strip()}\n" for name in names)
-    canonical = "\n".join((method, quote(unquote(path), safe="/"), asked, told, ";".join(more), headers["x-oss-content-sha256"]))
+    content = headers.get("x-oss-content-sha256", "UNSIGNED-PAYLOAD")
+    canonical = "\n".join((method, quote(unquote(path), safe="/"), asked, told, ";".join(more), content))
     key = f"aliyun_v4{secret}".encode()
     for part in scope.split("/"):
         key = hmac256(key, part)
-    text = "\n".join(("OSS4-HMAC-SHA256", headers["x-oss-date"], scope, hashlib.sha256(canonical.encode()).hexdigest()))
+    asked = hashlib.sha256(canonical.encode()).hexdigest()
+    text = "\n".join(("OSS4-HMAC-SHA256", headers.get("x-oss-date") or headers["date"], scope, asked))
     return hmac256(key, text).hex()
 
 
@@ -114,6 +117,7 @@ class Cloud:
         self.parts: dict[str, dict[int, bytes]] = {}
         self.wrong_crc = False
         self.versioning = ""
+        self.folders: set[Path] = set()
         self.notes: dict[Path, dict[str, str]] = {}
         self.lock = threading.RLock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -156,7 +160,7 @@ class Cloud:
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                body = b"".join(self.sent())
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 call = f"{self.command} {self.path}"
                 if cloud.cuts(call):
@@ -175,6 +179,16 @@ class Cloud:
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(content)
+
+            def sent(self) -> Iterator[bytes]:
+                """The body; in chunks when its length was not known."""
+                if self.headers.get("transfer-encoding") != "chunked":
+                    yield self.rfile.read(int(self.headers.get("content-length") or 0))
+                    return
+                while size := int(self.rfile.readline(), 16):
+                    yield self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
 
@@ -301,11 +315,14 @@ class Cloud:
                 return self._read(path, headers)
             if method == "DELETE":
                 return self._delete(path, query)
+            if unquote(parts.path).endswith("/"):
+                return self._mark(path)
             return self._write(path, query, headers, body)
 
     def _listed(self, bucket: Path, query: Mapping[str, str]) -> bytes:
         """ListObjectsV2: a page of the keys, in the order of their bytes."""
         paths = {path.relative_to(bucket).as_posix(): path for path in bucket.rglob("*") if path.is_file()}
+        paths |= {f"{path.relative_to(bucket).as_posix()}/": path for path in self.folders}
         keys = sorted((key for key in paths if key.startswith(query.get("prefix", ""))), key=str.encode)
         after = query.get("continuation-token", query.get("start-after", "")).encode()
         left = [key for key in keys if key.encode() > after]
@@ -330,6 +347,12 @@ class Cloud:
         else:
             path.unlink(missing_ok=True)
         return 204, {}, b""
+
+    def _mark(self, path: Path) -> tuple[int, dict[str, str], bytes]:
+        """An empty object whose key ends in a slash, as ossutil and the console make for a folder."""
+        path.mkdir(parents=True, exist_ok=True)
+        self.folders.add(path)
+        return 200, self._sums(b""), b""
 
     def _write(self, path: Path, query: Mapping[str, str], headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         if "uploads" in query:
@@ -358,7 +381,7 @@ class Cloud:
         key, scope, more, signature = found.groups()
         if key != KEY:
             raise Refused(403, "InvalidAccessKeyId", "The OSS Access Key Id you provided does not exist in our records.")
-        at = datetime.strptime(headers["x-oss-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        at = _signed_at(headers)
         if abs(datetime.now(UTC) - at) > timedelta(minutes=15) or scope != f"{at:%Y%m%d}/{REGION}/oss/aliyun_v4_request":
             raise Refused(403, "AccessDenied", "the date or the scope is wrong")
         expected = oss4(self.secrets["oss"], method, target, headers, scope, tuple((more or "").split(";")) if more else ())
@@ -420,6 +443,13 @@ def keys(monkeypatch: pytest.MonkeyPatch, key: str | None = KEY, secret: str | N
         monkeypatch.delenv(name, raising=False)
 
 
+def _signed_at(headers: Mapping[str, str]) -> datetime:
+    """When the request was signed: clients of the first generation, ossutil 1 among them, say so in `Date` alone."""
+    if "x-oss-date" in headers:
+        return datetime.strptime(headers["x-oss-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return parsedate_to_datetime(headers["date"])
+
+
 def _listed_parts(parts: Mapping[int, bytes]) -> bytes:
     """ListParts."""
     found = "".join(
@@ -431,8 +461,9 @@ def _listed_parts(parts: Mapping[int, bytes]) -> bytes:
 
 def _content(key: str, status: os.stat_result) -> str:
     """An object of a listing."""
+    size = 0 if key.endswith("/") else status.st_size
     at = datetime.fromtimestamp(status.st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    return f"<Contents><Key>{quote(key)}</Key><LastModified>{at}</LastModified><Size>{status.st_size}</Size></Contents>"
+    return f"<Contents><Key>{quote(key)}</Key><LastModified>{at}</LastModified><Size>{size}</Size></Contents>"
 
 
 def _json_error(error: Refused) -> tuple[dict[str, str], bytes]:

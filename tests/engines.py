@@ -68,6 +68,7 @@ TESTS = (
     "tests/conformance/test_hosted.py",
     "tests/test_opensearch.py",
     "tests/test_inference.py",
+    "tests/test_change.py::test_the_model_changes_under_load_without_a_failed_query_and_without_a_mixed_one[opensearch]",
     "tests/test_up.py::test_an_engine_that_asks_for_vectors_finds_the_origin_up",
 )
 

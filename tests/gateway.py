@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from ragstone.config import cache_folder
-from tests import proxy
+from tests import golang, proxy
 
 MODULE, VERSION = "github.com/versity/versitygw/cmd/versitygw", "v1.7.0"
 KEY, SECRET, REGION = "AKIA-test", "a-secret-that-no-message-may-show", "us-east-1"
-TOOLS = cache_folder() / "tools"
-"""Read once: tests move the cache."""
-PATIENCE = 280
-"""Seconds that Go may take: it took 100 on two cores, the modules' download included."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +57,7 @@ def running(root: Path) -> Iterator[Gateway]:
 
 def build() -> Path:
     """The program. Skips the test, with the reason, when it is not there and can't be built."""
-    program = TOOLS / f"versitygw-{VERSION}"
-    if program.is_file():
-        return program
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if go is None:
-        pytest.skip(f"NO REAL S3 SERVER: Go is not installed, and {program} is not there")
-    program.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=program.parent) as work:
-        command, environment = [go, "install", f"{MODULE}@{VERSION}"], os.environ | {"GOBIN": work}
-        try:
-            subprocess.run(command, env=environment, cwd=work, check=True, capture_output=True, timeout=PATIENCE)
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"NO REAL S3 SERVER: Go can't build {MODULE}@{VERSION}: {error.stderr.decode().strip()[-300:]}")
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"NO REAL S3 SERVER: Go did not build {MODULE}@{VERSION} in {PATIENCE} s")
-        (Path(work) / "versitygw").rename(program)
-    return program
+    return golang.program("versitygw", VERSION, "NO REAL S3 SERVER", ["install", f"{MODULE}@{VERSION}"])
 
 
 def _free() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import re
 import threading
 from collections.abc import Callable
 from multiprocessing.queues import Queue
@@ -63,15 +64,18 @@ def test_a_project_is_built_asked_and_found_again_in_a_bucket(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["oss", "s3"])
 def test_a_build_on_a_bucket_that_fails_half_of_its_calls_makes_the_same_release(
-    s3: Gateway, based: Settings, manuals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, based: Settings, manuals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     made = project.build(based, connect(based.store_url), Silence())
     monkeypatch.setenv("RAGSTONE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(bucket, "PAUSES", (0.001, 0.01))
-    url = s3.url()
-    with proxy.before_half(s3.endpoint) as between:
-        again = project.build(based, connect(url.replace(s3.apart, between.endpoint)), Silence())
+    url = STORES[kind](request, tmp_path)
+    service = request.getfixturevalue({"oss": "cloud", "s3": "s3"}[kind])
+    with proxy.before_half(service.endpoint) as between:
+        again = project.build(based, connect(re.sub("endpoint=[^&]*", f"endpoint={between.endpoint}", url)), Silence())
+    assert len(between.calls) > 40
     assert again.id == made.id
     record = release.current(connect(url), "production")
     assert record

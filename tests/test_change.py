@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -20,7 +21,7 @@ from ragstone import config, draft, encoding, project, release, store
 from ragstone.corpus.snapshot import chunks as read_chunks
 from ragstone.corpus.views import views
 from ragstone.show import Silence
-from tests import kills
+from tests import engines, kills
 from tests.kills import ROOT
 from tests.many import many
 from tests.origins import Origin, Site, until
@@ -94,9 +95,11 @@ def cosines(at: store.Store, snapshot: str, asking: str, holding: str) -> Cosine
 
 
 @pytest.mark.slow
-def test_the_model_changes_under_load_without_a_failed_query_and_without_a_mixed_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["local", "opensearch"])
+def test_the_model_changes_under_load_without_a_failed_query_and_without_a_mixed_one(tmp_path: Path, place: str) -> None:
+    url = engines.url(f"change-{uuid4().hex}") if place == "opensearch" else place
     with speaking() as speaker:
-        settings = many(tmp_path, SIZE, tiny(tmp_path / "first"), speaker.url)
+        settings = many(tmp_path, SIZE, tiny(tmp_path / "first"), speaker.url, url)
         at = store.connect(settings.store_url)
         first = project.build(settings, at, Silence())
         other = project.base(config.override(settings, "train", base=str(tiny(tmp_path / "second", seed=18))), at, Silence())

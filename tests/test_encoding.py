@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +88,22 @@ def test_what_an_index_knows_is_not_encoded(tmp_path: Path) -> None:
     assert encoding.fill(made, chunks, known, encode, TOLD, Bar()) == 1001
     assert made.vectors[0] == pytest.approx(vectors[0] / np.linalg.norm(vectors[0]), abs=1e-3)
     assert made.vectors[7].tolist() == [len(edited.context)] * WIDTH
+
+
+def test_the_known_vectors_are_asked_for_part_by_part_and_those_that_lack_are_counted(tmp_path: Path) -> None:
+    local.build(tmp_path / "index", CHUNKS[:2000], np.ones((2000, WIDTH), np.float32))
+    index, asked = local.open(tmp_path / "index", "d"), list[int]()
+
+    class Asked(encoding.Known):
+        def __call__(self, chunks: Sequence[Chunk]) -> Mapping[str, encoding.Vector]:
+            asked.append(len(chunks))
+            return super().__call__(chunks)
+
+    vectors = encoding.ByRow(CHUNKS, Asked(index))
+    found = [vectors(row) for row in range(len(CHUNKS))]
+    assert [vector is not None for vector in found] == [True] * 2000 + [False] * 1000
+    assert vectors.fresh == 1000
+    assert asked == [encoding.FIRST, encoding.FIRST, len(CHUNKS) - 2 * encoding.FIRST]
 
 
 def test_an_index_that_fails_is_asked_no_more_and_all_is_encoded(tmp_path: Path) -> None:

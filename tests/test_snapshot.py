@@ -11,7 +11,7 @@ import pytest
 
 from ragstone.config import Corpus, GroupRule
 from ragstone.corpus import Snapshot
-from ragstone.corpus.snapshot import Chunks, build, chunks, load, prefix
+from ragstone.corpus.snapshot import Chunks, Size, build, chunks, load, prefix, size
 from ragstone.corpus.stage import stage
 from ragstone.errors import CorpusError, NotFound
 from ragstone.store import Store, connect, published
@@ -216,6 +216,24 @@ def test_chunks_are_read_one_by_one_in_the_order_of_their_ids(store: Store, sour
     assert read[-1] == list(read)[-1]
     with pytest.raises(IndexError):
         read[len(whole)]
+
+
+def test_a_sample_is_all_of_a_small_snapshot_as_it_stands_and_a_fixed_draw_of_a_large_one(store: Store, source: Path) -> None:
+    for number in range(9):
+        write(source, f"{number}.md", f"# Part {number}\n\nTurn it.\n")
+    snapshot = made(store, source)
+    read = chunks(store, snapshot.digest)
+    assert read.sample(100) == list(snapshot.chunks)
+    drawn = read.sample(4)
+    assert {chunk.id for chunk in drawn} == {chunk.id for chunk in read[:4]}
+    assert drawn == [chunk for chunk in snapshot.chunks if chunk in drawn]
+
+
+def test_the_size_of_a_snapshot_is_that_of_what_it_holds(store: Store, source: Path) -> None:
+    write(source, "broken.pdf", b"%PDF-1.4 nothing")
+    snapshot = made(store, source)
+    assert snapshot.failures
+    assert size(store, snapshot.digest) == Size(len(snapshot.documents), len(snapshot.chunks), snapshot.failures)
 
 
 def test_a_file_without_chunks_has_none(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+import os
 import tempfile
+import weakref
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,15 @@ class Entry:
     """What reads it; "" when nothing does."""
 
 
+@dataclass(frozen=True)
+class Size:
+    """How many documents and chunks a snapshot has, and which files could not become a document."""
+
+    documents: int
+    chunks: int
+    failures: tuple[Failure, ...]
+
+
 def build(store: Store, listing: Listing, settings: Corpus, progress: Progress | None = None) -> str:
     """The digest of the listing's snapshot, which is in the store when this returns; one that is there already costs no parsing.
 
@@ -73,6 +83,12 @@ def load(store: Store, digest: str) -> Snapshot:
     return Snapshot(digest, documents, chunks, failed(folder))
 
 
+def size(store: Store, digest: str) -> Size:
+    """How large the snapshot is; no document is held for that. Raises `NotFound` when the store has none."""
+    folder = fetch(store, prefix(digest))
+    return Size(_count(folder / DOCUMENTS), _count(folder / CHUNKS), failed(folder))
+
+
 def chunks(store: Store, digest: str) -> Chunks:
     """The chunks of a snapshot, not read yet. Raises `NotFound` when the store has none."""
     return Chunks(fetch(store, prefix(digest)) / CHUNKS)
@@ -87,7 +103,8 @@ class Chunks(Sequence[Chunk]):
             for line in file:
                 ids.append(str(orjson.loads(line)["id"]).encode())
                 starts.append(starts[-1] + len(line))
-            self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if ids else b""
+            self._file = os.dup(file.fileno())  # read, not mapped: a map's pages would count as this process' memory
+        weakref.finalize(self, os.close, self._file)
         self._starts, named = np.array(starts, np.int64), np.array(ids, np.bytes_)
         self._order = np.argsort(named, kind="stable")
         self.ids = named[self._order]
@@ -104,8 +121,13 @@ class Chunks(Sequence[Chunk]):
             return [self._read(row) for row in self._order[at]]
         return self._read(self._order[at])
 
+    def sample(self, most: int) -> list[Chunk]:
+        """All of them as they stand in the file, or so many of more: those of the first ids, which are digests and so a fair draw."""
+        return [self._read(row) for row in np.sort(self._order[:most])]
+
     def _read(self, row: np.intp) -> Chunk:
-        return chunk_of(orjson.loads(self._lines[self._starts[row] : self._starts[row + 1]]))
+        start, end = self._starts[row : row + 2].tolist()
+        return chunk_of(orjson.loads(os.pread(self._file, end - start, start)))
 
 
 def prefix(digest: str) -> str:
@@ -213,6 +235,11 @@ def _lines_to(path: Path) -> Iterator[Callable[[Mapping[str, Any]], object]]:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
         yield from map(json.loads, file)
+
+
+def _count(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def document_of(parts: dict[str, Any]) -> Document:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -30,6 +30,10 @@ from ragstone.store import Store, fetch
 
 SLAB = 8192
 """Rows of vectors that are read at a time while an index is built: 12 MB at 384 dimensions."""
+
+
+Known = Callable[[int], NDArray[np.float32] | None]
+"""The vector of the chunk in a row, where it is there already."""
 
 
 class Index(Protocol):
@@ -93,11 +97,14 @@ class Encoding(Place, Protocol):
         folder: Path,
         digest: str,
         chunks: Sequence[Chunk],
-        known: Mapping[str, NDArray[np.float32]],
+        known: Known,
         model: Model,
         progress: Done,
     ) -> None:
-        """As `build`; the engine makes the vectors that are not `known`, by chunk id. `progress` is told how many chunks are sent."""
+        """As `build`; the engine makes the vectors that are not `known`, which is asked row by row in order.
+
+        `progress` is told how many chunks are sent.
+        """
 
 
 def connect(settings: config.Index) -> Place:

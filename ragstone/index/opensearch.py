@@ -14,9 +14,9 @@ from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
 from ragstone.errors import ConfigError, IndexingError
 from ragstone.hosted import BLOCKS, FORMAT, HEALTH, RANK, Hosted, HostedIndex, Load
-from ragstone.index import Done, Query, check, check_chunks, counted, ignored
+from ragstone.index import Done, Known, Query, check, check_chunks, counted, ignored
 from ragstone.inference import CHUNK, QUERY, Inference, Model
-from ragstone.mapping import Vector, floats
+from ragstone.mapping import floats
 from ragstone.options import LINEAR, RRF
 
 PLUGINS = "/_cat/plugins?format=json&h=name,component"
@@ -116,13 +116,13 @@ class Inferring(OpenSearch):
         self.check()
         self._inference.prepare(model)
 
-    def ingest(self, folder: Path, digest: str, chunks: Sequence[Chunk], known: Mapping[str, Vector], model: Model, progress: Done) -> None:
+    def ingest(self, folder: Path, digest: str, chunks: Sequence[Chunk], known: Known, model: Model, progress: Done) -> None:
         """Load the chunks, those without a vector through the pipeline that asks for one."""
         check_chunks(chunks)
         question, passage = (self._inference.name(kind, model) for kind in (QUERY, CHUNK))
         for request in self._pipelines(model, inference.known(self._cluster, passage)):
             self._cluster.send(request)
-        lines = counted(mapping.lines(chunks, lambda row: known.get(chunks[row].id), passage), progress)
+        lines = counted(mapping.lines(chunks, known, passage), progress)
         self._keep(folder, digest, Load(len(chunks), model.dimensions, lines, ASKED, question))
 
     def _preparation(self, model: Model) -> tuple[list[Request], str, str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 releases = typer.Typer(help="What is served: list, look at, compare, promote and roll back releases.", no_args_is_help=True)
 services = typer.Typer(help="Which generator answers: versions, their shares of the questions, rollback.", no_args_is_help=True)
 keys = typer.Typer(help="Who may ask: create, list and revoke API keys.", no_args_is_help=True)
+apps = typer.Typer(help="How answers are found: with which threshold and how many passages, here or by Bailian.", no_args_is_help=True)
 models = typer.Typer(help="Weights: what can be pulled, and pulling it.", no_args_is_help=True)
 
 Version = "A version, name/version, or the URL of a service."
@@ -293,3 +294,35 @@ def service_rollback(channel: Channel = None) -> None:
     settings, store = opened()
     record = service.rollback(store, channel or settings.project.channel)
     print(f"{record.channel} {record.number}: {record.release}")
+
+
+@apps.command("create")
+def app_create(
+    top_k: Annotated[int | None, typer.Option(help="How many passages an answer may rest on; default: retrieve.top_k.")] = None,
+    similarity_threshold: Annotated[
+        float | None, typer.Option(help="What the best passage must reach; default: retrieve.similarity_threshold.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="Who finds passages: local, or bailian://workspace?region=…; default: rag.url.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the calls that would be made, and make none.")] = False,
+    channel: Channel = None,
+) -> None:
+    """Put the release in force again with these settings of retrieval; elsewhere, what finds passages is made first."""
+    from ragstone import application
+
+    settings, store = opened()
+    settings = application.configured(settings, to, top_k, similarity_threshold, channel)
+    if explain:
+        print(application.explain(settings, store))
+        return
+    record = application.create(settings, store, Terminal())
+    print(f"{record.channel} {record.number}: {record.release}")
+    print(application.lines(settings), file=sys.stderr)
+
+
+@apps.command("delete")
+def app_delete(url: Annotated[str, typer.Argument(help="Its bailian:// URL, from `ragstone release show`.")]) -> None:
+    """End what finds passages elsewhere, and what it costs; refused while a release needs it that a rollback could reach."""
+    from ragstone import rag
+
+    _, store = opened()
+    rag.remove(store, url)

@@ -106,6 +106,8 @@ def explain(deployment: Deployment, to: str = HERE) -> str:
     for setting, value in deployment.serve.items():
         lines.append(f"  serve.{setting} = {value!r}  <- {deployment.origins.get(setting, 'ragstone.toml')}")
     lines += [f"  {place} is not used here" for place in deployment.unused]
+    calls = getattr(connector("serve", str(deployment.serve["url"])), "calls", None)
+    lines += calls(str(deployment.serve["url"])) if calls and deployment.kind == GENERATOR else []
     return "\n".join(lines)
 
 

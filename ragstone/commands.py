@@ -266,32 +266,46 @@ def service_delete(version: Annotated[str, typer.Argument(help=Version)], channe
 
 @services.command("traffic")
 def service_traffic(
-    shares: Annotated[list[str], typer.Argument(help="v1=90 v2=10: per cent of the conversations, in all 100.")], channel: Channel = None
+    shares: Annotated[list[str], typer.Argument(help="v1=90 v2=10: per cent of the conversations, in all 100; or URL=10.")],
+    channel: Channel = None,
 ) -> None:
     """Share the questions out over versions: the release in force with these shares, promoted."""
     from ragstone import service
 
     settings, store = opened()
-    record = service.share(store, channel or settings.project.channel, service.parse(shares))
+    wanted = service.parse(shares)
+    if elsewhere := [url for url in wanted if "://" in url]:
+        service.split(elsewhere[0], wanted[elsewhere[0]])
+        return
+    record = service.share(store, channel or settings.project.channel, wanted)
     print(f"{record.channel} {record.number}: {record.release}")
 
 
 @services.command("promote")
-def service_promote(version: Annotated[str, typer.Argument(help="A version, or name/version.")], channel: Channel = None) -> None:
+def service_promote(version: Annotated[str, typer.Argument(help=Version)], channel: Channel = None) -> None:
     """Let one version answer every question."""
     from ragstone import service
 
     settings, store = opened()
+    if "://" in version:
+        service.split(version, 100)
+        return
     record = service.share(store, channel or settings.project.channel, {version: 100})
     print(f"{record.channel} {record.number}: {record.release}")
 
 
 @services.command("rollback")
-def service_rollback(channel: Channel = None) -> None:
+def service_rollback(
+    url: Annotated[str | None, typer.Argument(help="A service that splits traffic itself: all of it to the revision before.")] = None,
+    channel: Channel = None,
+) -> None:
     """Let the versions answer that did before, with the documents and the model of now."""
     from ragstone import service
 
     settings, store = opened()
+    if url:
+        service.split(url, 0)
+        return
     record = service.rollback(store, channel or settings.project.channel)
     print(f"{record.channel} {record.number}: {record.release}")
 

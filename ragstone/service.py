@@ -158,6 +158,11 @@ def scale(store: Store, service: str, count: int) -> None:
     _able(url, "scale")(url, count)
 
 
+def split(url: str, percent: int) -> None:
+    """Of the questions to a service that splits them itself, so many per cent to its newest revision. Raises `ConfigError`."""
+    _able(url, "traffic")(url, percent)
+
+
 def delete(store: Store, channel: str, service: str) -> None:
     """End a version that runs elsewhere, and what it costs; its record stays. Raises `ReleaseError` while it answers questions."""
     url = _url(store, service)
@@ -220,7 +225,7 @@ def parse(shares: Sequence[str]) -> dict[str, int]:
     """
     found = {}
     for text in shares:
-        service, _, percent = text.partition("=")
+        service, _, percent = text.rpartition("=")  # a URL has some of its own
         if not service or not percent.isdecimal():
             raise ConfigError(f"{text!r} is no share", "ragstone service traffic v1=90 v2=10")
         found[service] = int(percent)

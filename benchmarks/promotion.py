@@ -1,10 +1,14 @@
 """Promotion and rollback under load, through the public commands: how many requests fail, and how many answers mix two releases.
 
-    python -m benchmarks.promotion [--requests 10000] [--hold 15]
+    python -m benchmarks.promotion [--requests 10000] [--hold 15] [--minutes 30] [--generator local://smollm2]
 
 Two editions of a corpus share no chunk. While clients ask, streams among them, the channel goes back and forth between their
 releases. Every answer's evidence must belong to the release that its `x-ragstone-release` header names. Two of the clients ask past the
-cache and stream, so that answers are open while the release changes; those that were are counted, and must end whole.
+cache and stream, so that answers are open while the release changes; those that were are counted, and must end whole. Standard error says
+every few seconds how far it is and what it waits for. After `--minutes` it ends with the requests that were made until then.
+
+The answers are those of a small server of the benchmark, which says the sentence of the evidence, a word every 20 ms: what is measured is
+the change of releases, and a language model on the same two cores answers so slowly that the run would never end.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +34,9 @@ import aiohttp
 from benchmarks.record import ROOT, record
 
 PORTS = {"RAGSTONE_EDGE_PORT": "8921", "RAGSTONE_API_PORT": "8922"}
+TELLER = 8923
+WORD = 0.02
+"""Seconds between two words of it."""
 URL = f"http://127.0.0.1:{PORTS['RAGSTONE_EDGE_PORT']}"
 CLIENTS = 8
 PAUSE = 0.3
@@ -38,6 +45,11 @@ HOLD = 15.0
 """Seconds a release is in force, as it is by default: long enough for its ten answers to be made on two cores, and for hits on them."""
 STREAMERS = 2
 """Clients that hold streams open."""
+REPORT = 5.0
+"""Seconds between two lines on standard error."""
+START = 300.0
+"""Seconds within which the system must be ready: weights are read and two processes start, on a machine that may be busy."""
+TOKENS = 24
 SUBJECTS = ("pump", "valve", "boiler", "compressor", "turbine", "filter", "gasket", "manometer", "condenser", "strainer")
 
 
@@ -55,23 +67,51 @@ class Run:
     commands: list[float] = field(default_factory=list)
     """Seconds that the command took, start of Python and all."""
     done: asyncio.Event = field(default_factory=asyncio.Event)
+    deadline: float = float("inf")
+    """When no further request is made, by `time.monotonic`."""
+    under_way: int = 0
+    waits: str = ""
+    """What the channel's side waits for."""
+
+    @property
+    def over(self) -> bool:
+        return self.done.is_set() or time.monotonic() > self.deadline
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--hold", type=float, default=HOLD)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--generator", default=f"openai+http://127.0.0.1:{TELLER}/v1?model=teller")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    os.environ["RAGSTONE_SERVE_URL"] = arguments.generator
+    with tempfile.TemporaryDirectory() as name, telling():
         folder = Path(name)
+        say("building two releases")
         run = Run(folder, {build(folder, edition): chunk_ids(folder) for edition in ("blue", "green")}, arguments.hold)
         command = [sys.executable, "-m", "ragstone", "up", "docs", "--minutes", "0"]
         process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
         try:
-            record("promotion", asyncio.run(load(run, arguments.requests)))
+            record("promotion", asyncio.run(load(run, arguments.requests, arguments.minutes)))
         finally:
             process.terminate()
             process.wait(30)
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """The small server, in a process of its own."""
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.teller", str(TELLER), str(WORD)], cwd=ROOT)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def environment() -> dict[str, str]:
@@ -100,11 +140,14 @@ def chunk_ids(folder: Path) -> set[str]:
     return {json.loads(line)["id"] for line in (newest / "chunks.jsonl").read_text().splitlines()}
 
 
-async def load(run: Run, total: int) -> dict[str, object]:
+async def load(run: Run, total: int, minutes: float) -> dict[str, object]:
+    say("waiting for the origin and the edge")
     token = await wait_for_token(run.folder)
     numbers = itertools.count()
+    run.deadline = time.monotonic() + 60 * minutes
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}, timeout=aiohttp.ClientTimeout(120)) as session:
-        beside = [asyncio.create_task(work) for work in (switch(run, session), *(streamer(run, session) for _ in range(STREAMERS)))]
+        works = (switch(run, session), report(run, total), *(streamer(run, session) for _ in range(STREAMERS)))
+        beside = [asyncio.create_task(work) for work in works]
         began = time.perf_counter()
         await asyncio.gather(*(client(run, session, itertools.islice(numbers, share)) for share in shares(total)))
         took = time.perf_counter() - began
@@ -112,7 +155,7 @@ async def load(run: Run, total: int) -> dict[str, object]:
         await asyncio.gather(*beside)
     seen = run.seen
     return {
-        "requests": total + seen["held"],
+        "requests": sum(seen[kind] for kind in ("json", "stream", "held")) + len(run.faults),
         "streams among them": seen["stream"] + seen["held"],
         "streams that were open while the release changed": seen["across"],
         "promotions and rollbacks": len(run.commands),
@@ -133,18 +176,29 @@ def shares(total: int) -> list[int]:
 
 
 async def wait_for_token(folder: Path) -> str:
+    """The key, once origin and edge have a release in force."""
+    ready = [f"http://127.0.0.1:{PORTS['RAGSTONE_API_PORT']}/readyz", f"{URL}/readyz"]
     async with aiohttp.ClientSession() as session:
-        for _ in range(600):
-            try:
-                async with session.get(f"{URL}/v1/release") as response:
-                    if response.status in (200, 404):
-                        async with session.get(f"http://127.0.0.1:{PORTS['RAGSTONE_API_PORT']}/readyz") as ready:
-                            if ready.status == 200:
-                                return (folder / ".ragstone/keys/local.token").read_text()
-            except aiohttp.ClientError:
-                pass
+        for _ in range(round(START / 0.2)):
+            with contextlib.suppress(aiohttp.ClientError):
+                if {await status(session, url) for url in ready} == {200}:
+                    return (folder / ".ragstone/keys/local.token").read_text()
             await asyncio.sleep(0.2)
-    raise SystemExit("the system did not start")
+    raise SystemExit(f"the system did not start in {START:g} s: try `ragstone up` by itself")
+
+
+async def status(session: aiohttp.ClientSession, url: str) -> int:
+    async with session.get(url) as response:
+        return response.status
+
+
+async def report(run: Run, total: int) -> None:
+    """How far it is, until it is over."""
+    while not run.done.is_set():
+        asked = run.seen["json"] + run.seen["stream"]
+        say(f"{asked} of {total} requests, {run.under_way} under way, {len(run.faults)} failed, {len(run.commands)} switches; {run.waits}")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(run.done.wait(), REPORT)
 
 
 async def switch(run: Run, session: aiohttp.ClientSession) -> None:
@@ -154,12 +208,15 @@ async def switch(run: Run, session: aiohttp.ClientSession) -> None:
         if run.done.is_set():
             return
         began = time.perf_counter()
+        run.waits = f"waiting for ragstone {' '.join(step[:2])}"
         number = int((await asyncio.to_thread(ragstone, run.folder, *step)).split()[1].rstrip(":"))
         ended = time.perf_counter()
         run.commands.append(ended - began)
+        run.waits = f"waiting for the origin to answer by record {number}"
         while await in_force(session) < number:
             await asyncio.sleep(0.01)
         run.taken.append(time.perf_counter() - ended)
+        run.waits = f"record {number} stays in force for {run.hold:g} s"
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(run.done.wait(), run.hold)
 
@@ -172,6 +229,8 @@ async def in_force(session: aiohttp.ClientSession) -> int:
 
 async def client(run: Run, session: aiohttp.ClientSession, numbers: Iterable[int]) -> None:
     for number in numbers:
+        if run.over:
+            return
         await asyncio.sleep(PAUSE)
         stream = number % 3 == 0
         if (found := await ask(run, session, number, stream=stream)) is not None:
@@ -181,7 +240,7 @@ async def client(run: Run, session: aiohttp.ClientSession, numbers: Iterable[int
 async def streamer(run: Run, session: aiohttp.ClientSession) -> None:
     """Answers that are made anew, one after the other, and were open while the release changed as often as can be."""
     for number in itertools.count():
-        if run.done.is_set():
+        if run.over:
             return
         before = len(run.taken)
         if await ask(run, session, number, stream=True, headers={"cache-control": "no-cache"}) is not None:
@@ -194,7 +253,8 @@ async def ask(
 ) -> tuple[str, str] | None:
     """The release and the cache's state of an answer; a fault is noted."""
     question = f"How often is the {SUBJECTS[number % len(SUBJECTS)]} inspected?"
-    body = {"model": "production", "messages": [{"role": "user", "content": question}], "max_tokens": 24, "stream": stream}
+    body = {"model": "production", "messages": [{"role": "user", "content": question}], "max_tokens": TOKENS, "stream": stream}
+    run.under_way += 1
     try:
         async with session.post(f"{URL}/v1/chat/completions", json=body, headers=headers) as response:
             text = await response.text()
@@ -207,6 +267,8 @@ async def ask(
     except (aiohttp.ClientError, TimeoutError, KeyError, ValueError) as error:
         run.faults.append(f"{type(error).__name__}: {error}")
         return None
+    finally:
+        run.under_way -= 1
 
 
 def grounds(text: str, stream: bool) -> dict[str, object]:

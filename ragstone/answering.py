@@ -10,7 +10,7 @@ from ragstone import serve
 from ragstone.config import Settings
 from ragstone.rag import Answer, Grounds, Options, Rag, local
 from ragstone.release import Release
-from ragstone.retrieve import Retriever
+from ragstone.retrieve import Search
 from ragstone.serve import Sampling
 from ragstone.store import Store
 
@@ -24,7 +24,7 @@ def options(settings: Settings) -> Options:
 
 
 @contextmanager
-def opened(settings: Settings, store: Store, release: Release, retriever: Retriever) -> Iterator[tuple[Rag, Parts]]:
+def opened(settings: Settings, store: Store, release: Release, retriever: Search) -> Iterator[tuple[Rag, Parts]]:
     """The orchestrator of a release, and its answers."""
     generators = {service: serve.connect(serve.deployed(store, service, settings)) for service in release.generator}
     rag = local.connect(release, retriever, generators, settings.serve.context // settings.serve.slots)

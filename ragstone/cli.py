@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ragstone import __version__, config
-from ragstone.commands import Channel, keys, members, models, opened, releases, services
+from ragstone.commands import Channel, apps, keys, members, models, opened, releases, services
 from ragstone.errors import RagstoneError
 from ragstone.show import Terminal
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 edges = typer.Typer(help="Run the edge, or deploy it.")
 app.add_typer(releases, name="release")
 app.add_typer(services, name="service")
+app.add_typer(apps, name="app")
 app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
 app.add_typer(edges, name="edge")

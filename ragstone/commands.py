@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 releases = typer.Typer(help="What is served: list, look at, compare, promote and roll back releases.", no_args_is_help=True)
 services = typer.Typer(help="Which generator answers: versions, their shares of the questions, rollback.", no_args_is_help=True)
 keys = typer.Typer(help="Who may ask: create, list and revoke API keys.", no_args_is_help=True)
+apps = typer.Typer(help="How answers are found: with which threshold and how many passages, here or by Bailian.", no_args_is_help=True)
 models = typer.Typer(help="Weights: what can be pulled, and pulling it.", no_args_is_help=True)
 
 Version = "A version, name/version, or the URL of a service."
@@ -265,31 +266,77 @@ def service_delete(version: Annotated[str, typer.Argument(help=Version)], channe
 
 @services.command("traffic")
 def service_traffic(
-    shares: Annotated[list[str], typer.Argument(help="v1=90 v2=10: per cent of the conversations, in all 100.")], channel: Channel = None
+    shares: Annotated[list[str], typer.Argument(help="v1=90 v2=10: per cent of the conversations, in all 100; or URL=10.")],
+    channel: Channel = None,
 ) -> None:
     """Share the questions out over versions: the release in force with these shares, promoted."""
     from ragstone import service
 
     settings, store = opened()
-    record = service.share(store, channel or settings.project.channel, service.parse(shares))
+    wanted = service.parse(shares)
+    if elsewhere := [url for url in wanted if "://" in url]:
+        service.split(elsewhere[0], wanted[elsewhere[0]])
+        return
+    record = service.share(store, channel or settings.project.channel, wanted)
     print(f"{record.channel} {record.number}: {record.release}")
 
 
 @services.command("promote")
-def service_promote(version: Annotated[str, typer.Argument(help="A version, or name/version.")], channel: Channel = None) -> None:
+def service_promote(version: Annotated[str, typer.Argument(help=Version)], channel: Channel = None) -> None:
     """Let one version answer every question."""
     from ragstone import service
 
     settings, store = opened()
+    if "://" in version:
+        service.split(version, 100)
+        return
     record = service.share(store, channel or settings.project.channel, {version: 100})
     print(f"{record.channel} {record.number}: {record.release}")
 
 
 @services.command("rollback")
-def service_rollback(channel: Channel = None) -> None:
+def service_rollback(
+    url: Annotated[str | None, typer.Argument(help="A service that splits traffic itself: all of it to the revision before.")] = None,
+    channel: Channel = None,
+) -> None:
     """Let the versions answer that did before, with the documents and the model of now."""
     from ragstone import service
 
     settings, store = opened()
+    if url:
+        service.split(url, 0)
+        return
     record = service.rollback(store, channel or settings.project.channel)
     print(f"{record.channel} {record.number}: {record.release}")
+
+
+@apps.command("create")
+def app_create(
+    top_k: Annotated[int | None, typer.Option(help="How many passages an answer may rest on; default: retrieve.top_k.")] = None,
+    similarity_threshold: Annotated[
+        float | None, typer.Option(help="What the best passage must reach; default: retrieve.similarity_threshold.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="Who finds passages: local, or bailian://workspace?region=…; default: rag.url.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the calls that would be made, and make none.")] = False,
+    channel: Channel = None,
+) -> None:
+    """Put the release in force again with these settings of retrieval; elsewhere, what finds passages is made first."""
+    from ragstone import application
+
+    settings, store = opened()
+    settings = application.configured(settings, to, top_k, similarity_threshold, channel)
+    if explain:
+        print(application.explain(settings, store))
+        return
+    record = application.create(settings, store, Terminal())
+    print(f"{record.channel} {record.number}: {record.release}")
+    print(application.lines(settings), file=sys.stderr)
+
+
+@apps.command("delete")
+def app_delete(url: Annotated[str, typer.Argument(help="Its bailian:// URL, from `ragstone release show`.")]) -> None:
+    """End what finds passages elsewhere, and what it costs; refused while a release needs it that a rollback could reach."""
+    from ragstone import rag
+
+    _, store = opened()
+    rag.remove(store, url)

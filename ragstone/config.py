@@ -135,12 +135,21 @@ class Retrieve:
 
 
 @dataclass(frozen=True)
+class Rag:
+    """Who finds the passages that an answer rests on."""
+
+    url: str = "local"
+    """`local` is the release's own index; `bailian://workspace?region=name` a knowledge base of Bailian, made from the same chunks."""
+
+
+@dataclass(frozen=True)
 class Serve:
     """Which generator answers, and how."""
 
     url: str = "local://smollm2"
     """`local://<weights>` runs llama.cpp here; `openai://host/v1?model=name` (or `openai+http://`) calls an OpenAI-compatible server,
-    `ray` or `ray://host:10001` llama.cpp on Ray Serve, `eas://service?region=name` a service on PAI-EAS."""
+    `ray` or `ray://host:10001` llama.cpp on Ray Serve, `eas://service?region=name` a service on PAI-EAS, `bailian://app` an application
+    of Bailian."""
     api_key: str = field(default="", repr=False)
     """The key for an `openai` server; from RAGSTONE_SERVE_API_KEY rather than the file."""
     timeout: float = 120.0
@@ -250,6 +259,7 @@ class Settings:
     train: Train = Train()
     index: Index = Index()
     retrieve: Retrieve = Retrieve()
+    rag: Rag = Rag()
     serve: Serve = Serve()
     api: Api = Api()
     edge: Edge = Edge()

@@ -24,7 +24,7 @@ from ragstone.evaluate import Interval, answered, paired_bootstrap, rank, reache
 from ragstone.kept import Kept, digest
 from ragstone.rag import Answer, Basis, Citation, Options, Rag
 from ragstone.rag.local import INTRODUCTIONS
-from ragstone.retrieve import Retriever
+from ragstone.retrieve import Search
 from ragstone.sentences import Unit, sentences
 from ragstone.serve import Message
 from ragstone.show import Show
@@ -72,7 +72,7 @@ class Candidate:
 
     id: str
     chunks: Sequence[Chunk]
-    retriever: Retriever
+    retriever: Search
     rag: Rag
     ask: Callable[[Sequence[Message], Principal, Options], Answer]
     """The finished answer. Raises `GeneratorError`."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ragstone.exam import Paper, Report
     from ragstone.kept import Kept
     from ragstone.rag import Answer, Options
-    from ragstone.retrieve import Calibration, Hit, Retriever
+    from ragstone.retrieve import Calibration, Hit, Search
     from ragstone.serve import Message
     from ragstone.train import Recipe
 
@@ -141,7 +141,8 @@ def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index
 
 def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: str, show: Show) -> Release:
     """The release of a snapshot under a model, with all its parts in the store."""
-    from ragstone.rag import local as rag
+    from ragstone import rag
+    from ragstone.rag.local import PROMPT
     from ragstone.retrieve import weighed
 
     digest = indexing.index(settings, store, snapshot, model, show)
@@ -153,7 +154,8 @@ def assemble(settings: Settings, store: Store, snapshot: str, model: str, note: 
         generator=_generators(settings, store, show),
         retrieval=asdict(weighed(settings.retrieve, open_model(store, model))),
         calibration=calibration.coefficients,
-        prompt=rag.PROMPT,
+        prompt=PROMPT,
+        rag=rag.make(settings, store, snapshot, show),
         note=note,
     )
     releases.save(store, release)
@@ -316,12 +318,13 @@ def _sit(settings: Settings, store: Store, id: str, questions: Sequence[Posed], 
         return exam.sit(candidate, questions, answering.options(settings), kept, show)
 
 
-def open_retriever(settings: Settings, store: Store, release: Release) -> Retriever:
+def open_retriever(settings: Settings, store: Store, release: Release) -> Search:
     """The search of a release, as it serves it."""
+    from ragstone import rag
     from ragstone.retrieve import Calibration, Retriever
 
     index, model = indexing.open(settings, store, release.index), open_model(store, release.model)
-    return Retriever.of(index, model, Calibration(release.calibration), release.weights)
+    return rag.search(release, Retriever.of(index, model, Calibration(release.calibration), release.weights))
 
 
 def open_model(store: Store, digest: str) -> Embedder:

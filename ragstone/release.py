@@ -37,6 +37,8 @@ class Release:
     calibration: tuple[float, ...]
     """The fitted map from a hit's raw scores to P(relevant); its meaning is `retrieve.Calibration`'s."""
     prompt: str
+    rag: str = ""
+    """The URL of what finds passages in place of the index, with what it needs to find those of this snapshot; empty is the index."""
     note: str = field(default="", compare=False)
     """Why it was made (the training verdict, say); no part of the id."""
 
@@ -51,6 +53,8 @@ class Release:
         """`r-` and 12 hex digits of the digest of its parts."""
         parts = asdict(self)
         del parts["note"]
+        if not self.rag:  # so a release keeps the id that it had before there was a choice
+            del parts["rag"]
         return "r-" + hashlib.sha256(canonical(parts)).hexdigest()[:12]
 
 

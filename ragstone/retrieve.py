@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Protocol
 
 from ragstone import phrasing
 from ragstone.config import Retrieve
@@ -22,6 +23,9 @@ NO_FILTER: Mapping[str, str] = MappingProxyType({})
 
 READ = 10
 """Passages in which a question's phrasing is looked up: the best ones, however few are wanted."""
+
+POOL = 4
+"""Hits looked at for each one wanted: the threshold may let a later one pass where an earlier one fails."""
 
 HALF = 0.5
 """The share of the best hit's fused score below which a hit is scored down."""
@@ -89,6 +93,24 @@ def weighed(weights: Retrieve, model: Embedder) -> Retrieve:
     return replace(weights, dense_weight=dense, bigram_weight=bigram)
 
 
+class Search(Protocol):
+    """What finds passages for a question: the release's own index, or a system elsewhere. `score` is its word for what a threshold cuts."""
+
+    @property
+    def index(self) -> Index:
+        """Where the chunks are that it finds."""
+
+    @property
+    def embedder(self) -> Embedder:
+        """What tells how alike two texts are."""
+
+    def search(self, question: str, groups: tuple[str, ...], limit: int, filter: Mapping[str, str] = NO_FILTER) -> list[Hit]:
+        """At most `limit` hits that the groups may see, best first. No threshold is applied."""
+
+    def found(self, question: str, groups: tuple[str, ...], top_k: int, threshold: float, filter: Mapping[str, str]) -> list[Hit]:
+        """Hits among which are the `top_k` best that reach the threshold; where none does, how near they came."""
+
+
 class Retriever:
     """Search of one index with the model that encoded it. Safe to use from several threads."""
 
@@ -129,6 +151,10 @@ class Retriever:
         asked = phrasing.features(question, [chunk.context for chunk, _, _ in found[:READ]])
         best = max((fused for _, _, fused in found), default=0.0)
         return [self._hit(chunk, candidate, fused, best, asked) for chunk, candidate, fused in found[:limit]]
+
+    def found(self, question: str, groups: tuple[str, ...], top_k: int, threshold: float, filter: Mapping[str, str]) -> list[Hit]:
+        """The best hits, some more than are wanted: the order is not that of the scores."""
+        return self.search(question, groups, POOL * top_k, filter)
 
     def _distinct(self, ranked: Sequence[tuple[Candidate, float]], limit: int) -> list[tuple[Chunk, Candidate, float]]:
         """The first of the candidates with their chunks, at most `limit`, no text twice."""

@@ -106,6 +106,8 @@ def explain(deployment: Deployment, to: str = HERE) -> str:
     for setting, value in deployment.serve.items():
         lines.append(f"  serve.{setting} = {value!r}  <- {deployment.origins.get(setting, 'ragstone.toml')}")
     lines += [f"  {place} is not used here" for place in deployment.unused]
+    calls = getattr(connector("serve", str(deployment.serve["url"])), "calls", None)
+    lines += calls(str(deployment.serve["url"])) if calls and deployment.kind == GENERATOR else []
     return "\n".join(lines)
 
 
@@ -154,6 +156,11 @@ def scale(store: Store, service: str, count: int) -> None:
     """Give a version that runs elsewhere so many replicas, whatever the load. Raises `ConfigError` where that can't be."""
     url = _url(store, service)
     _able(url, "scale")(url, count)
+
+
+def split(url: str, percent: int) -> None:
+    """Of the questions to a service that splits them itself, so many per cent to its newest revision. Raises `ConfigError`."""
+    _able(url, "traffic")(url, percent)
 
 
 def delete(store: Store, channel: str, service: str) -> None:
@@ -218,7 +225,7 @@ def parse(shares: Sequence[str]) -> dict[str, int]:
     """
     found = {}
     for text in shares:
-        service, _, percent = text.partition("=")
+        service, _, percent = text.rpartition("=")  # a URL has some of its own
         if not service or not percent.isdecimal():
             raise ConfigError(f"{text!r} is no share", "ragstone service traffic v1=90 v2=10")
         found[service] = int(percent)

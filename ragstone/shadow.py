@@ -22,7 +22,7 @@ from ragstone.errors import RagstoneError
 from ragstone.rag import Answer, Grounds, Options
 from ragstone.rag import local as rag
 from ragstone.release import Release
-from ragstone.retrieve import Retriever
+from ragstone.retrieve import Search
 from ragstone.serve import Generator
 from ragstone.store import Store
 
@@ -39,7 +39,7 @@ class Held(Protocol):
     def release(self) -> Release: ...
 
     @property
-    def retriever(self) -> Retriever: ...
+    def retriever(self) -> Search: ...
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,6 @@ def kept(store: Store, service: str) -> list[Pair]:
     return [Pair(**{**one, "answer": Said(**one["answer"]), "shadow": Said(**one["shadow"]) if one["shadow"] else None}) for one in found]
 
 
-def _alike(retriever: Retriever, one: str, other: str) -> float:
+def _alike(retriever: Search, one: str, other: str) -> float:
     first, second = retriever.embedder.documents([one, other])
     return round(float(first @ second), 4)

@@ -1,4 +1,5 @@
-"""PAI-DLC, PAI-EAS and OSS on loopback, as far as `ragstone.train.pai`, `ragstone.serve.eas` and `ragstone.store.oss` speak to them.
+"""PAI-DLC, PAI-EAS, Bailian and OSS on loopback, as far as `ragstone.train.pai`, `ragstone.serve.eas`, `ragstone.rag.bailian` and
+`ragstone.store.oss` speak to them.
 
 It checks every signature with an implementation of its own.
 
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -33,6 +35,7 @@ import pytest
 
 from tests.refused import Refused as Refused
 from tests.services import PREDICT, SERVICES, Services
+from tests.workspace import APPS, UPLOADS, WORKSPACE, Workspace
 
 crcmod = pytest.importorskip("crcmod", reason="the packages of PAI are not installed: pip install 'ragstone[pai]'")
 
@@ -109,7 +112,7 @@ class Cloud:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.secrets = {"oss": SECRET, "dlc": SECRET, "eas": SECRET}
+        self.secrets = {"oss": SECRET, "dlc": SECRET, "eas": SECRET, "bailian": SECRET}
         self.runs: list[Run] = []
         self.calls: list[str] = []
         self.cut: dict[str, int] = {}
@@ -122,6 +125,7 @@ class Cloud:
         self.lock = threading.RLock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.services = Services(REGION, self.endpoint)
+        self.workspace = Workspace(self.endpoint)
 
     @property
     def endpoint(self) -> str:
@@ -141,6 +145,11 @@ class Cloud:
     def store(self, bucket: str = "bucket") -> str:
         """The URL of a store in a bucket of this cloud."""
         return f"oss://{bucket}/a/store?region={REGION}&endpoint={self.endpoint}"
+
+    def knowledge(self, **options: str) -> str:
+        """The URL of the workspace, for `rag.url`."""
+        given = {"region": "cn-test", "endpoint": self.endpoint, "poll": "0.01", **options}
+        return f"bailian://{WORKSPACE}?" + "&".join(f"{name}={quote(value)}" for name, value in given.items())
 
     def jobs(self) -> list[Path]:
         """The job folders in the bucket."""
@@ -166,13 +175,25 @@ class Cloud:
                 if cloud.cuts(call):
                     self.close_connection = True
                     return
-                answers = {"/api/v1/jobs": cloud.dlc, SERVICES: cloud.eas, PREDICT: cloud.services.predict}
+                answers = {
+                    "/api/v1/jobs": cloud.dlc,
+                    SERVICES: cloud.eas,
+                    PREDICT: cloud.services.predict,
+                    f"/{WORKSPACE}/": cloud.bailian,
+                    UPLOADS: cloud.workspace.upload,
+                }
+                if self.path.startswith(APPS):
+                    self.stream(headers, body)
+                    return
                 api = next((answer for path, answer in answers.items() if self.path.startswith(path)), None)
                 try:
                     status, told, content = (api or cloud.oss)(self.command, self.path, headers, body)
                     cloud.calls.append(call)
                 except Refused as error:
                     status, told, content = error.status, *(_json_error if api else _xml_error)(error)
+                self.reply(status, told, content)
+
+            def reply(self, status: int, told: Mapping[str, str], content: bytes) -> None:
                 self.send_response(status)
                 for name, value in {"content-length": str(len(content)), **told}.items():
                     self.send_header(name, value)
@@ -189,6 +210,25 @@ class Cloud:
                     yield self.rfile.read(size)
                     self.rfile.readline()
                 self.rfile.readline()
+
+            def stream(self, headers: dict[str, str], body: bytes) -> None:
+                """An application's answer, event by event, until the other side goes away."""
+                try:
+                    events = cloud.workspace.complete(self.path, headers, body)
+                except Refused as error:
+                    told = {"code": error.code, "message": error.message, "request_id": "R-1"}
+                    self.reply(error.status, {"content-type": "application/json"}, json.dumps(told).encode())
+                    return
+                self.send_response(200)
+                self.send_header("content-type", "text/event-stream")
+                self.send_header("transfer-encoding", "chunked")
+                self.end_headers()
+                try:
+                    for event in chain(events, [b""]):
+                        self.wfile.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+                except OSError:
+                    cloud.workspace.left.set()
+                    self.close_connection = True
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
 
@@ -228,6 +268,14 @@ class Cloud:
         with self.lock:
             told = self.services.answer(method, path.removeprefix(SERVICES), query, json.loads(body or b"{}"))
         return 200, {"content-type": "application/json"}, json.dumps({**told, "RequestId": "R-1"}).encode()
+
+    def bailian(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Bailian: verify, then answer."""
+        self._verify_acs3(method, target, headers, body, "bailian", "2023-12-29")
+        parts = urlsplit(target)
+        with self.lock:
+            told = self.workspace.answer(headers["x-acs-action"], unquote(parts.path), dict(parse_qsl(parts.query)), body)
+        return 200, {"content-type": "application/json"}, json.dumps(told).encode()
 
     def _verify_acs3(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, service: str = "dlc", version: str = "2020-12-03"

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragstone import project, release, serve
+from ragstone import application, config, project, release, serve
 from ragstone.access import Principal
-from ragstone.connect import connector
-from ragstone.rag import Answer, Grounds, Options, Rag
+from ragstone.rag import LOCAL, Answer, Grounds, Options, Rag, local
 from ragstone.serve import Message, Sampling
+from ragstone.show import Silence
 from tests.origins import Site, site
 from tests.speaker import Speaker, speaking
 
@@ -49,15 +49,14 @@ class Bench:
 
 
 @contextmanager
-def bench(folder: Path, url: str = "local") -> Iterator[Bench]:
-    """The orchestrator `rag/<url>` over the manuals."""
+def bench(folder: Path, url: str = LOCAL) -> Iterator[Bench]:
+    """The orchestrator over the manuals, whose passages are found by what `rag.url` names."""
     with speaking() as speaker, asyncio.Runner() as runner:
         at = site(folder, speaker.url)
-        record = release.current(at.store, "production")
-        assert record
+        record = application.create(config.override(at.settings, "rag", url=url), at.store, Silence())
         made = release.load(at.store, record.release)
         generators = {name: serve.connect(serve.deployed(at.store, name, at.settings)) for name in made.generator}
-        rag = connector("rag", url).connect(made, project.open_retriever(at.settings, at.store, made), generators)
+        rag = local.connect(made, project.open_retriever(at.settings, at.store, made), generators)
         yield Bench(rag, speaker, at, runner)
         for generator in generators.values():
             runner.run(generator.close())

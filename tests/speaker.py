@@ -51,7 +51,8 @@ class Speaker:
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         self._loop = asyncio.get_running_loop()
         app = web.Application(client_max_size=1 << 24)
-        app.router.add_post("/v1/chat/completions", self._chat)
+        for at in ("/v1", "/openai/v1"):  # where servers have it, and where KServe has it
+            app.router.add_post(f"{at}/chat/completions", self._chat)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ragstone import serve, service, store
+from ragstone import service, store
 from ragstone.cli import app
-from ragstone.config import Settings, override
+from ragstone.config import Settings
 from ragstone.errors import ConfigError
 from ragstone.serve import kserve
 from tests.test_service import SEEDS, written
@@ -119,10 +119,8 @@ def test_what_a_cluster_can_not_do_is_an_error(settings: Settings, tmp_path: Pat
         rendered(settings, tmp_path, model="local://smollm2")
     with pytest.raises(ConfigError, match="no kind of cluster"):
         rendered(settings, tmp_path, "kserve://knative")
-    with pytest.raises(ConfigError, match="names no generator"):
-        serve.connect(override(settings, "serve", url="kserve://x"))
-    found = service.read(written(tmp_path, LLM), "v1", settings)
-    with pytest.raises(ConfigError, match="applied by its own tools"):
+    found = service.read(written(tmp_path, SEEDS), "v1", settings)
+    with pytest.raises(ConfigError, match="needs a model"):
         service.deploy(settings, store.connect(settings.store_url), found, print, "kserve")
 
 

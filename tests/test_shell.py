@@ -29,6 +29,8 @@ NOT_RUN = {
     "docker build": "it takes a container engine; tests/test_deploy.py holds the images to their rules",
     "BASE=": "it takes a container engine; tests/test_deploy.py holds the compose file to its rules",
     "ragstone deploy service.json --version v1 --to ray": "it takes clusters; tests/conformance/test_serve_ray.py runs it on this machine",
+    "ragstone deploy service.json --version v1 --to 'kserve": "it takes a cluster; tests/test_kubectl.py runs it against one of its own",
+    "ragstone app create --to 'bailian": "it takes an account; the block before it prints what it would send",
     "ragstone deploy service.json --version v1 --to 'eas": "docs/from/eas.md has its first line, the others need an account",
 }
 """How a block begins that no test runs, and why."""

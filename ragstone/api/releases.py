@@ -28,10 +28,10 @@ from ragstone.embedder import Embedder
 from ragstone.embeddings import Embeddings, Here, Scaled
 from ragstone.errors import ConfigError, RagstoneError, ReleaseError, RequestError
 from ragstone.index import Index
-from ragstone.rag import Rag
+from ragstone.rag import Rag, search
 from ragstone.rag import local as rag
 from ragstone.release import Record, Release
-from ragstone.retrieve import Calibration, Retriever
+from ragstone.retrieve import Calibration, Retriever, Search
 from ragstone.serve import EMBEDDING, Generator
 from ragstone.store import Store
 
@@ -65,7 +65,7 @@ class Opened:
     id: str
     release: Release
     rag: Rag
-    retriever: Retriever
+    retriever: Search
     embedder: Embedder
     embeddings: Embeddings
     """What encodes for those who ask `/v1/embeddings`."""
@@ -304,7 +304,7 @@ class Releases:
                 await self._parts.give_back(key)
             raise
         settings = next(iter(deployed.values()))
-        opened = _assembled(id, release, index, embedder, embeddings, generators, settings)
+        opened = await asyncio.to_thread(_assembled, id, release, index, embedder, embeddings, generators, settings)
         return Lease(opened, taken)
 
     def _retire(self, lease: Lease) -> None:
@@ -350,7 +350,7 @@ def _assembled(
     generators: dict[str, Generator],
     settings: Settings,
 ) -> Opened:
-    retriever = Retriever.of(index, embedder, Calibration(release.calibration), release.weights)
+    retriever = search(release, Retriever.of(index, embedder, Calibration(release.calibration), release.weights))
     room = settings.serve.context // max(1, settings.serve.slots)
     return Opened(id, release, rag.connect(release, retriever, generators, room), retriever, embedder, embeddings, settings)
 

@@ -6,9 +6,19 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from ragstone import release as releases
 from ragstone.access import Principal
-from ragstone.retrieve import Hit
+from ragstone.config import Settings
+from ragstone.connect import connector, scheme
+from ragstone.errors import ReleaseError
+from ragstone.release import Release
+from ragstone.retrieve import Hit, Retriever, Search
 from ragstone.serve import Message, Sampling, Usage
+from ragstone.show import Show
+from ragstone.store import Store
+
+LOCAL = "local"
+"""The `rag.url` of the release's own index."""
 
 Basis = Literal["generated", "quoted", "abstained"]
 """What the text is: the generator's sentences, each checked against its evidence; quotations of the evidence; or a refusal."""
@@ -85,3 +95,34 @@ class Rag(Protocol):
 
         The pieces of text add up to `Answer.text`. Closing it stops the generation.
         """
+
+
+def search(release: Release, retriever: Retriever) -> Search:
+    """What finds the passages of a release: its own index, or what its `rag` names. Raises `ConfigError`."""
+    if not release.rag:
+        return retriever
+    found: Search = connector("rag", release.rag).search(release.rag, retriever)
+    return found
+
+
+def make(settings: Settings, store: Store, snapshot: str, show: Show) -> str:
+    """The `rag` of a release: nothing for the index, else the URL of what was made of the snapshot, elsewhere. Raises `IndexingError`."""
+    if scheme(settings.rag.url) == LOCAL:
+        return ""
+    return str(connector("rag", settings.rag.url).make(settings, store, snapshot, show))
+
+
+def explain(settings: Settings, store: Store, snapshot: str) -> str:
+    """What `make` would send, and with what questions would be asked, for a person to read; nothing is sent."""
+    if scheme(settings.rag.url) == LOCAL:
+        cut = f"top_k {settings.retrieve.top_k}, similarity_threshold {settings.retrieve.similarity_threshold:g}"
+        return f"# passages are found by the release's own index: {cut}, a calibrated P(relevant); no service is called"
+    return str(connector("rag", settings.rag.url).explain(settings, store, snapshot))
+
+
+def remove(store: Store, url: str) -> None:
+    """The end of what `make` made elsewhere; one that is gone is no error. Raises `IndexingError`; `ReleaseError` while it is needed."""
+    needed = [id for id in releases.reachable(store) if releases.load(store, id).rag == url]
+    if needed:
+        raise ReleaseError(f"the release {needed[0]} finds its passages there, and is in force or could be again", "ragstone release list")
+    connector("rag", url).remove(store, url)

@@ -17,7 +17,7 @@ from ragstone.ground import Passage
 from ragstone.quote import quotes
 from ragstone.rag import Answer, Basis, Citation, Grounds, Options
 from ragstone.release import Release, canonical
-from ragstone.retrieve import Hit, Retriever
+from ragstone.retrieve import Hit, Search
 from ragstone.sentences import Reader, Unit, sentences
 from ragstone.serve import Generator, Message, Sampling, Usage
 from ragstone.words import WIDE, content, words
@@ -32,8 +32,6 @@ Question: {question}
 Answer:"""
 """The system message, a line of dashes, and the user message. Part of a release, so a change of wording is a change of release."""
 
-POOL = 4
-"""Hits looked at for each one wanted: the threshold may let a later one pass where an earlier one fails."""
 TURNS = 4
 """Earlier messages shown to the generator, only for a question that leans on them."""
 TURN = 600
@@ -54,7 +52,7 @@ INTRODUCTIONS = (UNVERIFIED, UNVERIFIED_REST, DECLINED)
 """What stands before quotations: words of ours, that claim nothing of the documents."""
 
 
-def connect(release: Release, retriever: Retriever, generators: Mapping[str, Generator], room: int = 4096) -> LocalRag:
+def connect(release: Release, retriever: Search, generators: Mapping[str, Generator], room: int = 4096) -> LocalRag:
     """The orchestrator of a release. `generators` holds each service version that it names, started; `room` is their context in tokens."""
     return LocalRag(release, retriever, generators, room)
 
@@ -62,7 +60,7 @@ def connect(release: Release, retriever: Retriever, generators: Mapping[str, Gen
 class LocalRag:
     """One release's answers. It holds no state of a question: `Grounds` carry that."""
 
-    def __init__(self, release: Release, retriever: Retriever, generators: Mapping[str, Generator], room: int) -> None:
+    def __init__(self, release: Release, retriever: Search, generators: Mapping[str, Generator], room: int) -> None:
         self.id = release.id
         self.release = release
         self.retriever = retriever
@@ -75,7 +73,7 @@ class LocalRag:
         threshold = self.release.retrieval["similarity_threshold"] if options.similarity_threshold is None else options.similarity_threshold
 
         def search(question: str) -> list[Hit]:
-            return self.retriever.search(question, principal.groups, POOL * top_k, options.filter)
+            return self.retriever.found(question, principal.groups, top_k, threshold, options.filter)
 
         with telemetry.stage("retrieve", release=self.id):
             question, hits = _search(resolve(conversation), conversation[-1].content, search, threshold)

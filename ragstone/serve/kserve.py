@@ -1,56 +1,227 @@
-"""`--to kserve`, `--to kserve://plain`: a deployment as manifests for a cluster with KServe, or without. It renders, and applies nothing.
+"""`--to kserve`, `--to kserve://plain`: a deployment on a cluster with KServe, or without, by the user's own kubectl.
 
-Sources: KServe's v1beta1 API and its page on the HPA autoscaler, vLLM's page on Kubernetes, Kubernetes' `apps/v1` and `autoscaling/v2`.
+Sources: KServe's v1beta1 API and its pages on the HPA autoscaler and canary rollouts, vLLM's page on Kubernetes, Kubernetes' `apps/v1` and
+`autoscaling/v2`. Run against an API server of the tests, not against a cluster.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
 import re
-from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import yaml
 
+from ragstone.completions import Completions, Endpoint, Patience
 from ragstone.config import Settings
-from ragstone.errors import ConfigError
+from ragstone.errors import ConfigError, GeneratorError
+from ragstone.kubectl import Kubectl
 from ragstone.serve import Deployment, Say
+from ragstone.wire import Message, Piece, Sampling
 
 VLLM = "vllm/vllm-openai"
 """The image when the file names none; a cluster should pin its version."""
 PORT = 8000
-APPLY = "ragstone deploy service.json --to kserve --explain | kubectl apply -f -"
 HUB = re.compile(r"(?:hub://|hf://)?([\w-][\w.-]*/[\w.-]+)")
+INFERENCE = "inferenceservices.serving.kserve.io"
+PLAIN = "plain"
+KINDS = {"": (INFERENCE,), PLAIN: ("deployments.apps", "services", "horizontalpodautoscalers.autoscaling")}
+"""What is made, with KServe and without, the first of them what is looked at."""
+POD = {"": "serving.kserve.io/inferenceservice", PLAIN: "app.kubernetes.io/instance"}
+"""The label by which the pods of a service are found."""
 
 
-def connect(settings: Settings, say: Say | None = None) -> NoReturn:
-    """None: what was applied to a cluster is called like any server. Raises `ConfigError`."""
-    raise ConfigError("kserve:// names no generator: what was applied to a cluster is called like any server", "serve.url = openai://host/v1?model=name")
+@dataclass(frozen=True)
+class Place:
+    """Which service it is, and where: what the URL says."""
+
+    kind: str = ""
+    """`plain` is a cluster without KServe."""
+    service: str = ""
+    """What the objects are called; a deployment makes it."""
+    model: str = ""
+    """The name that requests ask for, likewise."""
+    namespace: str = ""
+    context: str = ""
+    """Of the user's kubeconfig; empty is the current one."""
+    endpoint: str = ""
+    """Where it is called, such as `https://host/openai/v1`; empty is what KServe says, or the name within the cluster."""
+    canary: str = ""
+    """Per cent of the questions for this revision, the rest for the one before: KServe splits them, in its Knative mode."""
+    digest: str = ""
+    """Of what was applied: the same service with other content is another version."""
+    wait: float = 900.0
+    """Seconds until it must be ready."""
+
+    @property
+    def url(self) -> str:
+        """What is kept of it: all that names the service, and nothing of how it was made."""
+        given = {name: value for name in OPTIONS if name not in ("wait", "canary") and (value := getattr(self, name))}
+        return f"kserve://{self.kind}/{self.service}?{urlencode(given, safe='/:')}"
+
+    @property
+    def kubectl(self) -> Kubectl:
+        return Kubectl(self.context, self.namespace)
 
 
-def address(deployment: Deployment, to: str) -> NoReturn:
-    """None: nothing is applied from here. Raises `ConfigError`, which says how it is."""
-    raise ConfigError("manifests for Kubernetes are printed, and applied by its own tools", APPLY)
+OPTIONS = tuple(one.name for one in fields(Place) if one.name not in ("kind", "service"))
+EXAMPLE = "--to kserve, or --to 'kserve://plain?namespace=name' without KServe"
 
 
-def deploy(deployment: Deployment, to: str, say: Say) -> NoReturn:
-    """Likewise."""
-    address(deployment, to)
+def read(url: str) -> Place:
+    """What `kserve://…` says. Raises `ConfigError` on what it can't mean.
+
+    >>> read("kserve://plain?namespace=models").namespace
+    'models'
+    """
+    parts = urlsplit(url if "://" in url else f"{url}://")
+    values: dict[str, Any] = dict(parse_qsl(parts.query))
+    if parts.netloc not in KINDS:
+        raise ConfigError(f"{url} is no kind of cluster", EXAMPLE)
+    if unknown := sorted(set(values) - set(OPTIONS)):
+        raise ConfigError(f"kserve:// has no {unknown[0]!r}; there are {', '.join(OPTIONS)}", EXAMPLE)
+    share = str(values.get("canary", "0"))
+    if not (share.isdecimal() and int(share) <= 100) or (parts.netloc and "canary" in values):
+        raise ConfigError(f"canary={share} can't be: 0 to 100 per cent, and with KServe alone", EXAMPLE)
+    try:
+        return Place(parts.netloc, parts.path.strip("/"), **{**values, "wait": float(values.get("wait", Place.wait))})
+    except ValueError as error:
+        raise ConfigError(f"wait={values['wait']} is no number of seconds") from error
+
+
+def connect(settings: Settings, say: Say | None = None) -> KserveGenerator:
+    """The generator behind a `kserve://` URL. Raises `ConfigError` when it does not say which service."""
+    place = _one(settings.serve.url)
+    if not place.model:
+        raise ConfigError(f"serve.url = {settings.serve.url!r} must name a model", "ragstone deploy service.json --to kserve")
+    return KserveGenerator(place, settings.serve.api_key, settings.serve.timeout)
+
+
+class KserveGenerator:
+    """A model on a cluster that answers OpenAI's chat completions."""
+
+    def __init__(self, place: Place, key: str, timeout: float) -> None:
+        self.place = place
+        self._key = key
+        self._completions = Completions(Patience(total=timeout))
+        self._endpoint: Endpoint | None = None
+
+    @property
+    def version(self) -> str:
+        """SHA-256 of the URL, which holds the digest of what was applied."""
+        return hashlib.sha256(self.place.url.encode()).hexdigest()
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[Piece, None]:
+        if self._endpoint is None:
+            await self.start()
+        assert self._endpoint
+        async with aclosing(self._completions.stream(self._endpoint, messages, sampling)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def start(self) -> None:
+        """Ask the cluster where the service is, and the service for its models. Raises `GeneratorError`."""
+        endpoint = Endpoint(await asyncio.to_thread(_address, self.place), self.place.model, self._key, "kserve")
+        await self._completions.models(endpoint)
+        self._endpoint = endpoint
+
+    async def healthy(self) -> bool:
+        try:
+            await self.start()
+        except (GeneratorError, ConfigError):
+            return False
+        return True
+
+    async def close(self) -> None:
+        await self._completions.close()
+
+
+def address(deployment: Deployment, to: str) -> str:
+    """The URL of the service that a deployment becomes. Raises `ConfigError` where a manifest would not be whole."""
+    if "model" not in deployment.told and not deployment.told.get("containers"):
+        raise ConfigError("a service on a cluster needs a model", '"model": "hub://org/name" in the file')
+    return _place(deployment, to).url
+
+
+def deploy(deployment: Deployment, to: str, say: Say) -> None:
+    """The service, applied and ready. Raises `ConfigError` without kubectl, a context or the right to; `GeneratorError`, `Conflict`."""
+    place = _place(deployment, to)
+    say(f"deploy    {place.service} in {place.kubectl.context_name()}")
+    for line in place.kubectl.apply(yaml.safe_dump_all(manifests(deployment, place), sort_keys=False)).splitlines():
+        say(f"deploy    {line}")
+    try:
+        place.kubectl.run(*_until_ready(place), seconds=place.wait + 30)
+    except GeneratorError as error:
+        raise GeneratorError(f"{_described(place)}: {error.message}", f"ragstone service logs '{place.url}'") from error
+    say(f"deploy    {_described(place)}")
+
+
+def status(url: str) -> str:
+    """How the service is, in the cluster's words. Raises `GeneratorError`."""
+    return _described(_one(url))
+
+
+def scale(url: str, count: int) -> None:
+    """So many replicas, whatever the load: both bounds are set so, or the autoscaler of a plain Deployment is taken away."""
+    place = _one(url)
+    if not place.kind:
+        place.kubectl.patch(INFERENCE, place.service, {"spec": {"predictor": {"minReplicas": count, "maxReplicas": max(1, count)}}})
+        return
+    place.kubectl.run("delete", KINDS[PLAIN][2], place.service, "--ignore-not-found")
+    place.kubectl.patch(KINDS[PLAIN][0], place.service, {"spec": {"replicas": count}})
+
+
+def traffic(url: str, percent: int) -> None:
+    """Of the questions, so many per cent to the newest revision, the rest to the one before: KServe's `canaryTrafficPercent`."""
+    place = _one(url)
+    if place.kind:
+        raise ConfigError("a cluster without KServe splits no traffic", "ragstone service traffic v1=90 v2=10 splits it in the release")
+    place.kubectl.patch(INFERENCE, place.service, {"spec": {"predictor": {"canaryTrafficPercent": percent}}})
+
+
+def logs(url: str, most: int) -> list[str]:
+    """The last lines of the pods, each with its time."""
+    place = _one(url)
+    which = ["-l", f"{POD[place.kind]}={place.service}", "--all-containers", "--timestamps", "--prefix", f"--tail={most}"]
+    return place.kubectl.run("logs", *which).splitlines()[-most:]
+
+
+def remove(url: str) -> None:
+    """End the service, and what it costs; one that is gone is no error. Raises `GeneratorError`."""
+    place = _one(url)
+    for kind in KINDS[place.kind]:
+        place.kubectl.run("delete", kind, place.service, "--ignore-not-found", "--wait=false")
 
 
 def explain(deployment: Deployment, to: str) -> str:
     """The manifests as YAML, with what is to be known about them as comments. Raises `ConfigError` on a model that a cluster can't get."""
-    kind = urlsplit(to if "://" in to else f"{to}://").netloc
-    if kind not in ("", "plain"):
-        raise ConfigError(f"{to} is no kind of cluster", "--to kserve, or --to kserve://plain without KServe")
-    host, path = (name(deployment), "v1") if kind else (f"{name(deployment)}-predictor", "openai/v1")
-    notes = [f"{deployment.id} on Kubernetes, {'without' if kind else 'with'} KServe. Nothing was applied.", *_notes(deployment, kind)]
-    notes.append(f"Within the cluster it is serve.url = openai+http://{host}/{path}?model={deployment.name}")
-    made = plain(deployment) if kind else [inference_service(deployment)]
+    place = _place(deployment, to)
+    notes = [f"{deployment.id} on Kubernetes, {'without' if place.kind else 'with'} KServe. Nothing was applied."]
+    notes += _notes(deployment, place.kind)
+    notes.append(f"Within the cluster it is serve.url = {_within(place).replace('http', 'openai+http', 1)}?model={deployment.name}")
+    notes.append(f"Applied from here, by kubectl, it is kept as {place.url}")
+    made = manifests(deployment, place)
     return "\n".join([*(f"# {note}" for note in notes), yaml.safe_dump_all(made, sort_keys=False).rstrip()])
 
 
-def inference_service(deployment: Deployment) -> dict[str, Any]:
-    """KServe's: its Hugging Face runtime, which runs vLLM, behind an HPA. In its Standard mode, so that no Knative is needed."""
+def manifests(deployment: Deployment, place: Place) -> list[dict[str, Any]]:
+    """What is applied."""
+    return plain(deployment) if place.kind else [inference_service(deployment, place.canary)]
+
+
+def inference_service(deployment: Deployment, canary: str = "") -> dict[str, Any]:
+    """KServe's: its Hugging Face runtime, which runs vLLM, behind an HPA. In its Standard mode, so that no Knative is needed.
+
+    With a canary it is one service for all versions, each a revision of it, which only the Knative mode has.
+    """
+    if canary:
+        return _revision(deployment, int(canary))
     annotations = {"serving.kserve.io/deploymentMode": "Standard", "serving.kserve.io/autoscalerClass": "hpa"}
     target = {"scaleMetric": "cpu", "scaleTarget": _target(deployment)} if _scales(deployment) else {}
     model = {
@@ -65,6 +236,14 @@ def inference_service(deployment: Deployment) -> dict[str, Any]:
         "metadata": {**_metadata(deployment), "annotations": annotations},
         "spec": {"predictor": {"minReplicas": deployment.least, "maxReplicas": deployment.most, **target, "model": model}},
     }
+
+
+def _revision(deployment: Deployment, percent: int) -> dict[str, Any]:
+    made = inference_service(deployment)
+    made["metadata"] = {**_metadata(deployment), "name": _named(deployment.name)}
+    made["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "Knative"}
+    made["spec"]["predictor"]["canaryTrafficPercent"] = percent
+    return made
 
 
 def plain(deployment: Deployment) -> list[dict[str, Any]]:
@@ -105,12 +284,77 @@ def autoscaler(deployment: Deployment) -> dict[str, Any]:
 
 def name(deployment: Deployment) -> str:
     """What the objects are called: a name that a Service may have, a letter first."""
-    made = re.sub(r"[^a-z0-9]+", "-", f"{deployment.name}-{deployment.version}").strip("-")
+    return _named(f"{deployment.name}-{deployment.version}")
+
+
+def _named(text: str) -> str:
+    made = re.sub(r"[^a-z0-9]+", "-", text).strip("-")
     return (made if made[0].isalpha() else f"s-{made}")[:50].rstrip("-")
 
 
+def _place(deployment: Deployment, to: str) -> Place:
+    """The service of this version; under a canary that of all versions."""
+    place = read(to)
+    place = replace(place, service=_named(deployment.name) if place.canary else name(deployment), model=deployment.name)
+    asked = json.dumps(manifests(deployment, place), sort_keys=True)
+    return replace(place, digest=hashlib.sha256(asked.encode()).hexdigest()[:12])
+
+
+def _one(url: str) -> Place:
+    """A place that names a service. Raises `ConfigError`."""
+    place = read(url)
+    if not place.service:
+        raise ConfigError(f"{url!r} must name a service", "kserve:///name?namespace=… as `ragstone release show` has it")
+    return place
+
+
+def _until_ready(place: Place) -> list[str]:
+    if place.kind:
+        return ["rollout", "status", f"deployment/{place.service}", f"--timeout={place.wait:g}s"]
+    return ["wait", "--for=condition=Ready", f"{INFERENCE}/{place.service}", f"--timeout={place.wait:g}s"]
+
+
+def _within(place: Place) -> str:
+    """Where it is called within the cluster."""
+    where = f".{place.namespace}" if place.namespace else ""
+    return f"http://{place.service}{where}/v1" if place.kind else f"http://{place.service}-predictor{where}/openai/v1"
+
+
+def _address(place: Place) -> str:
+    """Where it is called: as the URL says, as KServe says, or within the cluster."""
+    if place.endpoint:
+        return place.endpoint.rstrip("/")
+    if place.kind:
+        return _within(place)
+    found = place.kubectl.get(INFERENCE, place.service)
+    url = ((found or {}).get("status") or {}).get("url")
+    if not url:
+        raise GeneratorError(f"{_described(place)}, and has no address", f"ragstone service status '{place.url}'", retryable=True)
+    return f"{url}/openai/v1"
+
+
+def _described(place: Place) -> str:
+    """`pump-v1 is Ready: …`, or why it is not, in the cluster's words."""
+    found = place.kubectl.get(KINDS[place.kind][0], place.service)
+    if found is None:
+        return f"{place.service} is not there"
+    told = found.get("status") or {}
+    said = [_condition(one) for one in told.get("conditions") or []]
+    if place.kind:
+        said.insert(0, f"{told.get('readyReplicas', 0)} of {told.get('replicas', 0)} replicas ready")
+    shared = (found.get("spec") or {}).get("predictor", {}).get("canaryTrafficPercent")
+    said += [f"{shared} % of the questions to the newest revision"] if shared is not None else []
+    return f"{place.service}: {', '.join(said) or 'no status yet'}"
+
+
+def _condition(one: dict[str, Any]) -> str:
+    why = ": ".join(part for part in (one.get("reason"), one.get("message")) if part)
+    return str(one["type"]) if one["status"] == "True" else f"not {one['type']}{f' ({why})' if why else ''}"
+
+
 def _labels(deployment: Deployment) -> dict[str, str]:
-    return {"app.kubernetes.io/name": deployment.name, "app.kubernetes.io/version": deployment.version}
+    named = {"app.kubernetes.io/name": deployment.name, "app.kubernetes.io/version": deployment.version}
+    return {**named, POD[PLAIN]: name(deployment)}
 
 
 def _metadata(deployment: Deployment) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from ragstone import ground
 from ragstone.errors import GeneratorError, RequestError
 from ragstone.rag import Answer, Options
 from ragstone.serve import Message, Sampling
+from tests import cloud as clouds
 from tests.conversations import FOREIGN, PRIMED, Bench, bench
 
 ANSWERS = [
@@ -20,10 +21,18 @@ ANSWERS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["local"])
+@pytest.fixture(scope="module", params=["local", "bailian"])
 def rag(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with bench(tmp_path_factory.mktemp("rag"), request.param) as made:
-        yield made
+    folder = tmp_path_factory.mktemp("rag")
+    if request.param == "local":
+        with bench(folder) as made:
+            yield made
+        return
+    pytest.importorskip("ragstone.rag.bailian", reason="pip install 'ragstone[bailian]'")
+    with pytest.MonkeyPatch.context() as monkeypatch, clouds.running(folder / "cloud") as cloud:
+        clouds.keys(monkeypatch)
+        with bench(folder, cloud.knowledge()) as made:
+            yield made
 
 
 @pytest.fixture(autouse=True)

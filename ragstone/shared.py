@@ -31,7 +31,7 @@ PATIENCE = 1.0
 CONNECTIONS = 32
 SPACE = "{ragstone}:"
 """What every key begins with; the braces keep them in one slot of a cluster, since a script names several."""
-FIELDS = ("body", "etag", "release", "stored", "begun")
+FIELDS = ("body", "etag", "release", "stored", "begun", "reused")
 
 TAKE = """
 local most = {requests = tonumber(ARGV[1]), tokens = tonumber(ARGV[2])}
@@ -68,7 +68,7 @@ local function drop(one)
 end
 drop(key)
 if size > most then return end
-redis.call('HSET', at, 'release', release, 'body', ARGV[7], 'etag', ARGV[8], 'stored', ARGV[9], 'begun', ARGV[10])
+redis.call('HSET', at, 'release', release, 'body', ARGV[7], 'etag', ARGV[8], 'stored', ARGV[9], 'begun', ARGV[10], 'reused', ARGV[11])
 redis.call('ZADD', used, ARGV[9], key)
 redis.call('HSET', sizes, key, size)
 local total = redis.call('INCRBY', whole, size)
@@ -109,14 +109,14 @@ class Shared:
         found = await self._ask(lambda: self._read(key))
         if found is None or None in found:
             return None
-        body, etag, release, stored, begun = found
-        return Entry(body, etag.decode(), release.decode(), float(stored), float(begun))
+        body, etag, release, stored, begun, reused = found
+        return Entry(body, etag.decode(), release.decode(), float(stored), float(begun), reused.decode())
 
     async def put(self, key: str, entry: Entry, release: str) -> None:
         """Keep the entry for every edge, by the rule of `Cache.put`; the least recently used go when there are too many bytes."""
         size = len(entry.body) + OVERHEAD
         given: list[str | int | bytes] = [SPACE, key, entry.release, release, self._most, size, entry.body, entry.etag]
-        given += [repr(entry.stored), repr(entry.begun)]
+        given += [repr(entry.stored), repr(entry.begun), entry.reused]
         await self._ask(lambda: self._put(keys=[SPACE + "used"], args=given))
 
     async def take(

@@ -104,6 +104,16 @@ def test_a_caller_who_has_the_answer_gets_only_headers(bench: Bench) -> None:
     assert bench.chat(body, if_none_match='"other"').status == 200
 
 
+def test_an_answer_that_the_origin_reused_says_so_in_every_form_and_state(bench: Bench) -> None:
+    body = question(test={"headers": {"x-ragstone-reused": "How is it bled%3F"}})
+    answers = [bench.chat({**body, "stream": True}), bench.chat(body), bench.chat({**body, "stream": True})]
+    bench.promote("r-b")
+    answers.append(bench.chat(body))
+    assert [answer.cache for answer in answers] == ["miss", "hit", "hit", "revalidated"]
+    assert {answer.headers["x-ragstone-reused"] for answer in answers} == {"How is it bled%3F"}
+    assert "x-ragstone-reused" not in bench.chat(question()).headers
+
+
 # ---- freshness
 
 

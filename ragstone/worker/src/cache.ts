@@ -14,6 +14,8 @@ export interface Entry {
   stored: number;
   /** When the origin was asked to make it, in Unix seconds; a confirmation leaves it. */
   begun: number;
+  /** The question that it was made for, where that was another one. */
+  reused: string;
 }
 
 export interface Asked {

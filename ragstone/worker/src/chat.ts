@@ -6,7 +6,7 @@ import { asStream, key, parse } from "./canonical";
 import { Fault, fault, JSON_TYPE, now, originFault, seen } from "./errors";
 import { busy, type Exchange } from "./exchange";
 import { estimate } from "./limit";
-import { ask, broken, RELEASE, type Order } from "./origin";
+import { ask, broken, RELEASE, REUSED, type Order } from "./origin";
 import { DONE, Events, Fold, renewed, sse, stream, used, withoutUsage } from "./replay";
 import * as shares from "./shares";
 import { encoded, isFields, quoted, type Fields } from "./values";
@@ -34,6 +34,8 @@ interface Flown {
   joined: string | null;
   landed: () => Promise<void> | null;
 }
+
+type Made = Pick<cache.Entry, "release" | "etag" | "reused">;
 
 interface Chunk {
   data: string;
@@ -210,9 +212,14 @@ async function pump(
 const STREAM = { "content-type": "text/event-stream; charset=utf-8" };
 const wrong = (field: string, what: string): Fault => fault(400, "invalid_request", `${field} must be ${what}`, { param: field });
 const made = (question: Question): string => (question.at ? "miss" : "bypass");
-const named = ({ headers }: Response) => ({ release: headers.get(RELEASE) ?? "", etag: headers.get("etag") ?? "" });
-const told = ({ release, etag }: { release: string; etag: string }, state: string): Record<string, string> => ({
+const named = ({ headers }: Response): Made => ({
+  release: headers.get(RELEASE) ?? "",
+  etag: headers.get("etag") ?? "",
+  reused: headers.get(REUSED) ?? "",
+});
+const told = ({ release, etag, reused }: Made, state: string): Record<string, string> => ({
   "x-ragstone-cache": state,
   ...(release && { [RELEASE]: release }),
   ...(etag && { etag }),
+  ...(reused && { [REUSED]: reused }),
 });

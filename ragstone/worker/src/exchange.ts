@@ -6,7 +6,7 @@ import { fault, JSON_TYPE, now } from "./errors";
 import { count, limited } from "./limit";
 import { pointer, type Order, type Pointer } from "./origin";
 
-const FORWARDED = ["authorization", "traceparent", "tracestate"];
+const FORWARDED = ["authorization", "cache-control", "traceparent", "tracestate"];
 /** What this isolate is at: requests, and answers that it waits for. */
 export const busy = { requests: 0, flights: 0 };
 

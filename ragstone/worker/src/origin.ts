@@ -28,7 +28,8 @@ export interface Pointer {
 }
 
 export const RELEASE = "x-ragstone-release";
-const RETURNED = ["content-type", "etag", "retry-after", RELEASE];
+export const REUSED = "x-ragstone-reused";
+const RETURNED = ["content-type", "etag", "retry-after", RELEASE, REUSED];
 
 /** What was last known of the origin. Plain data: an isolate's requests may share it, where they may not share a fetch. */
 export const state = { pointer: null as Pointer | null, fault: "was not asked yet", begun: 0, checked: 0 };

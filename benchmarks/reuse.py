@@ -104,7 +104,7 @@ def cosine(at: Origin, pair: Pair) -> float:
 def figure(name: str, right: list[Verdicts], wrong: list[Verdicts]) -> dict[str, object]:
     """Hits and wrong hits; of the later lines likewise; and what told the wrongly matched questions apart."""
     taken, mistaken = ([one.pair for one in verdicts if one.hits[name]] for verdicts in (right, wrong))
-    later = {"hits, later lines": sum(not pair.first for pair in taken), "wrong hits, later lines": sum(not pair.first for pair in mistaken)}
+    later = {f"{what}, later lines": sum(not pair.first for pair in found) for what, found in (("hits", taken), ("wrong hits", mistaken))}
     return {"hits": len(taken), "wrong hits": len(mistaken), **later, "wrong by": dict(Counter(pair.kind for pair in mistaken))}
 
 

@@ -20,7 +20,7 @@ from ragstone.errors import ConfigError
 from tests import workerd
 from tests.conformance.bench import ROOT, Edge, asked, question, running
 
-LARGEST = 20 << 10
+LARGEST = 20_000
 """Bytes of the bundle: what an isolate reads before its first answer."""
 
 

@@ -14,9 +14,9 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, IncompleteRead
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,10 @@ class Upstream(Origin):
         self.seen.append(Seen(request.path, dict(request.headers), body))
         if test.get("hold"):
             await self._gate.wait()
+        return self._whole(test)
+
+    def _whole(self, test: Mapping[str, Any]) -> web.Response:
+        """The answer as JSON."""
         told = {"release": self.release, "citations": [{"number": 1, "chunk": "c1", "document": "pump.md"}]}
         head, said = Head("chatcmpl-1", 1_700_000_000, "production"), test.get("say", "Restart the pump [1].")
         whole = completion(head, said, "stop", Usage(20, 5), told)
@@ -59,6 +63,13 @@ class Target:
     url: str
     origin: Origin
     callers: tuple[Mapping[str, str], Mapping[str, str]]
+    health: Callable[[], Any] | None = None
+    """What an edge of ours says of itself."""
+
+    @property
+    def release(self) -> str | None:
+        """The release that an edge of ours has seen; None of a peer, which knows none."""
+        return str(self.health()["release"]) if self.health else None
 
     def chat(self, body: object, caller: int = 0, **headers: str) -> Response:
         connection = HTTPConnection(self.url.removeprefix("http://"), timeout=60)
@@ -86,20 +97,24 @@ class Target:
 
 
 @contextmanager
-def edge(name: str, folder: Path) -> Iterator[Target]:
+def edge(name: str, folder: Path, origin: Origin | None = None) -> Iterator[Target]:
+    """Before an origin of its own, or before this one, which is running."""
     folder.mkdir()
-    with running(EDGES[name].command, folder) as bench:
-        until(lambda: bool(bench.health["release"]))
+    with running(EDGES[name].command, folder, **({"edge_origin": origin.url} if origin else {})) as bench:
+        if origin:
+            origin.keys, bench = bench.origin.keys, replace(bench, origin=origin)
+        until(lambda: bool(bench.health["release"]) and bench.request("GET", "/v1/models").status == 200)
         tokens = (bench.token, bench.key(tenant="globex"))
         callers = tuple({"authorization": f"Bearer {token}"} for token in tokens)
-        yield Target(f"Ragstone {ragstone.__version__}, {name}", bench.url, bench.origin, (callers[0], callers[1]))
+        yield Target(f"Ragstone {ragstone.__version__}, {name}", bench.url, bench.origin, (callers[0], callers[1]), lambda: bench.health)
 
 
 @contextmanager
-def litellm(peers: Path, folder: Path) -> Iterator[Target]:
+def litellm(peers: Path, folder: Path, origin: Origin | None = None) -> Iterator[Target]:
+    folder.mkdir()
     program = peers / "venv" / "bin" / "litellm"
     version = output([peers / "venv" / "bin" / "python", "-c", "from importlib.metadata import version; print(version('litellm'))"])
-    origin, key = Upstream().start(), "sk-" + secrets.token_hex(24)
+    origin, key = origin or Upstream().start(), "sk-" + secrets.token_hex(24)
     model = {"model": "openai/production", "api_base": f"{origin.url}/v1", "api_key": "sk-upstream", "max_retries": 0}
     config = {
         "model_list": [{"model_name": "production", "litellm_params": model}],
@@ -118,6 +133,7 @@ def litellm(peers: Path, folder: Path) -> Iterator[Target]:
 
 @contextmanager
 def portkey(peers: Path, folder: Path) -> Iterator[Target]:
+    folder.mkdir()
     package = peers / "portkey" / "node_modules" / "@portkey-ai" / "gateway"
     version, origin, port = json.loads((package / "package.json").read_text())["version"], Upstream().start(), free()
     asked = {"x-portkey-provider": "openai", "x-portkey-custom-host": f"{origin.url}/v1"}
@@ -150,6 +166,7 @@ http {{
 
 @contextmanager
 def nginx(peers: Path, folder: Path) -> Iterator[Target]:
+    folder.mkdir()
     program = peers / "nginx" / "usr" / "sbin" / "nginx"
     said = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
     origin, port = Upstream().start(), free()

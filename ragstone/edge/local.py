@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from ragstone.edge import CACHE
 from ragstone.errors import ConfigError, OriginError, RagstoneError, RequestError, Unauthorized
 from ragstone.exchange import Exchange, Headers, Receive, Scope, Send
 from ragstone.flight import Flights
+from ragstone.lease import lease
 from ragstone.limit import Limits, estimate
 from ragstone.listen import Certificate, listen
 from ragstone.origin import Pointer
@@ -375,15 +376,25 @@ class Edge:
     async def _produce(self, flight: Answer, question: Question, entry: Entry | None) -> None:
         end: End = OriginError("the edge was stopped before the answer was whole", status=503)
         kept = None
-        try:
-            end = await self._paid(flight, question, entry)
-            kept = await self._keep(question, end)
-        except RagstoneError as error:
-            end = error
-        finally:
-            flight.land(end)
-        if kept and question.key and self._shared:
-            await self._shared.put(question.key, kept, await self._release_of(question))
+        async with AsyncExitStack() as held:
+            try:
+                end = await self._elsewhere(question, held) or await self._paid(flight, question, entry)
+                kept = await self._keep(question, end)
+            except RagstoneError as error:
+                end = error
+            finally:
+                flight.land(end)
+            if kept and question.key and self._shared:
+                await self._shared.put(question.key, kept, await self._release_of(question))
+
+    async def _elsewhere(self, question: Question, held: AsyncExitStack) -> Answered | None:
+        """The answer, if another process makes it or made it just now; else it is this one's to make, until `held` is left."""
+        if self._shared is None or question.key is None or question.asked.no_cache:
+            return None
+        release = await self._release_of(question)
+        await held.enter_async_context(lease(self._shared, f"{question.key}:{release}"))
+        entry, decision = await self._kept(question, release)
+        return Answered(entry, "hit", 0, keep=False) if entry and decision == "hit" else None
 
     async def _keep(self, question: Question, end: End) -> Entry | None:
         """The entry, once it is in memory; None where the answer is not to be kept, or was begun before a purge."""

@@ -7,19 +7,14 @@ import ssl
 import subprocess
 import sys
 import urllib.request
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from ragstone import config, edge, listen
 from ragstone.errors import ConfigError
 from ragstone.listen import Certificate
+from tests import certificate as authority
 from tests.conformance.bench import EDGES, running
 
 APP = """
@@ -65,14 +60,7 @@ def test_an_address_that_cant_be_had_is_named(host: str) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Certificate:
-    """A certificate for localhost that nobody but itself vouches for."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
-    signed = built.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False).sign(key, hashes.SHA256())
-    (tmp_path / "edge.pem").write_bytes(signed.public_bytes(Encoding.PEM))
-    (tmp_path / "edge.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return Certificate(tmp_path / "edge.pem", tmp_path / "edge.key")
+    return authority.made(tmp_path, "edge")
 
 
 def test_an_edge_with_a_certificate_speaks_https_and_nothing_else(certificate: Certificate, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ragstone.errors import ConfigError
 from ragstone.lease import lease
 from ragstone.limit import standing
 from ragstone.shared import Shared
-from tests import valkey
+from tests import certificate, valkey
 from tests.conformance.bench import EDGES, Bench, asked, post, question, running, until
 from tests.sequences import VECTORS, steps
 from tests.valkey import Server
@@ -232,6 +232,24 @@ def test_a_redis_that_is_down_is_a_miss_and_a_metric_and_never_an_error(tmp_path
         server.start()
         counted = redis.Redis(port=server.port)
         until(lambda: bench.chat(body).status == 200 and bool(counted.keys("*limit:*")))
+
+
+def test_rediss_is_tls_checked_against_the_authority_that_the_url_names(tmp_path: Path) -> None:
+    good, other = certificate.made(tmp_path, "redis"), certificate.made(tmp_path, "other")
+
+    async def found(url: str) -> tuple[Entry | None, bool | None]:
+        shared = Shared(url, 1 << 20)
+        try:
+            await shared.put("a", entry(), "r-a")
+            return await shared.get("a"), await shared.claim("a", "mine", 0.01)
+        finally:
+            await shared.close()
+
+    with valkey.running(tmp_path, SECRET, good) as server:
+        assert asyncio.run(found(f"{server.url}&ssl_ca_certs={good.chain}"))[0] == entry()
+        assert asyncio.run(found(f"{server.url}&ssl_ca_certs={other.chain}")) == (None, None), "another authority"
+        assert asyncio.run(found(server.url)) == (None, None), "the system's authorities"
+        assert asyncio.run(found(server.url.replace("rediss://", "redis://"))) == (None, None), "no TLS"
 
 
 @pytest.mark.parametrize("url", [f"http://:{SECRET}@host", f"redis://:{SECRET}@host/?max_connections=many", SECRET])

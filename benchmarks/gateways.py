@@ -177,6 +177,8 @@ def nginx(peers: Path, folder: Path) -> Iterator[Target]:
     origin.close()
 
 
+QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+"""LiteLLM asks GitHub for prices at its start otherwise."""
 PEERS = {"venv": litellm, "portkey": portkey, "nginx": nginx}
 
 
@@ -184,7 +186,7 @@ PEERS = {"venv": litellm, "portkey": portkey, "nginx": nginx}
 def serving(command: list[Any], folder: Path, port: int, path: str) -> Iterator[None]:
     """A peer that answers while the block runs."""
     with (folder / "peer.log").open("wb") as log:
-        process = subprocess.Popen([str(part) for part in command], cwd=folder, stdout=log, stderr=log, env=dict(os.environ))
+        process = subprocess.Popen([str(part) for part in command], cwd=folder, stdout=log, stderr=log, env={**os.environ, **QUIET})
         try:
             until = time.monotonic() + READY
             while not answers(port, path):

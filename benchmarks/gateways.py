@@ -29,7 +29,7 @@ from ragstone.wire import Head, Usage, completion
 from tests.conformance.bench import EDGES, Response, running, until
 from tests.conformance.origin import Origin, Seen
 
-READY = 180
+READY = 400
 """Seconds that a peer may take to start."""
 
 

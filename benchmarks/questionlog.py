@@ -35,8 +35,8 @@ from tests.conformance.origin import Seen
 DOCUMENTS = 60
 EACH = 5
 """Questions about each document."""
-EVENT = 250
-"""Requests between two events."""
+EVENTS = 8
+"""Releases in the log, at equal distances."""
 RETRIEVAL, GENERATION = 0.01, 0.1
 """Seconds that the origin sleeps."""
 
@@ -94,6 +94,7 @@ def main() -> None:
             library.start()
             with start(Path(name) / str(number), library) as at:
                 results[at.name] = replay(at, library, given.requests)
+                print(f"{at.name}: {figures(results[at.name])}", flush=True)
             library.close()
     record("questionlog", {"requests": given.requests, **{name: figures(one) for name, one in results.items()}})
     table(results)
@@ -112,8 +113,8 @@ def log(requests: int) -> list[str]:
 def replay(at: Target, library: Library, requests: int) -> Replay:
     draw, found, changed = random.Random(18), Replay(), dict[int, str]()
     for number, question in enumerate(log(requests)):
-        if number and number % EVENT == 0:
-            event(number // EVENT, library, draw, changed)
+        if number and number % (requests // EVENTS) == 0:
+            event(number // (requests // EVENTS), library, draw, changed)
             until(lambda: at.release in (None, library.release))
         before, began = len(library.seen), time.perf_counter()
         answer = at.chat({"model": "production", "messages": [{"role": "user", "content": question}]})

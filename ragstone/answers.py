@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -16,9 +16,9 @@ from ragstone.cache import Entry
 from ragstone.errors import GeneratorError, OriginError, RagstoneError
 from ragstone.exchange import Headers
 from ragstone.flight import Flight
-from ragstone.wire import RELEASE, EventReader, sse
+from ragstone.wire import RELEASE, REUSED, EventReader, sse
 
-RETURNED = ("content-type", "etag", "retry-after", RELEASE)
+RETURNED = ("content-type", "etag", "retry-after", RELEASE, REUSED)
 LARGEST = 64 << 20
 """Bytes of one answer of the origin; more is an error."""
 JSON = (b"content-type", b"application/json")
@@ -30,6 +30,7 @@ class Head:
 
     release: str
     etag: str
+    reused: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ Answer = Flight[Head, Event, End]
 
 async def read(flight: Answer, response: aiohttp.ClientResponse, begun: float) -> End:
     """The stream to its end, told to the flight event by event; it was asked for at `begun`, in Unix seconds."""
-    release, etag = response.headers.get(RELEASE, ""), response.headers.get("etag", "")
+    head = Head(*(response.headers.get(name, "") for name in (RELEASE, "etag", REUSED)))
     reader, fold, size = EventReader(), replay.Fold(), 0
     async for part in response.content.iter_any():
         size += len(part)
@@ -71,15 +72,15 @@ async def read(flight: Answer, response: aiohttp.ClientResponse, begun: float) -
                 return Refusal(502, [JSON], data)
             fold.add(chunk)
             if flight.head is None:
-                flight.open(Head(release, etag))
+                flight.open(head)
             flight.add((sse(data), _sse(replay.without_usage(data, chunk))))
         if reader.done:
             await _drain(response)
             break
     if not reader.done or not fold.complete:
         raise OriginError("the origin's answer was cut short")
-    keep = bool(release) and "no-store" not in response.headers.get("cache-control", "").lower()
-    entry = Entry(orjson.dumps(fold.completion()), etag, release, time.time(), begun)
+    keep = bool(head.release) and "no-store" not in response.headers.get("cache-control", "").lower()
+    entry = Entry(orjson.dumps(fold.completion()), head.etag, head.release, time.time(), begun, head.reused)
     return Answered(entry, "miss", fold.tokens, keep)
 
 
@@ -88,7 +89,7 @@ def confirmed(entry: Entry, response: aiohttp.ClientResponse) -> Answered:
     release = response.headers.get(RELEASE, "")
     if not release:
         raise OriginError("the origin confirmed an answer without naming its release")
-    renewed = Entry(replay.renewed(entry.body, release), entry.etag, release, time.time(), entry.begun)
+    renewed = replace(entry, body=replay.renewed(entry.body, release), release=release, stored=time.time())
     return Answered(renewed, "revalidated", 0)
 
 

@@ -26,6 +26,8 @@ class Entry:
     """When it was made or confirmed, in Unix seconds."""
     begun: float
     """When the origin was asked to make it, in Unix seconds; a confirmation changes nothing of what it rests on."""
+    reused: str = ""
+    """The question that it was made for, as the origin's header says, where that was another one."""
 
 
 @dataclass(frozen=True, slots=True)

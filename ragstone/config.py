@@ -187,6 +187,8 @@ class Api:
     host: str = "127.0.0.1"
     port: int = 8801
     max_body_kb: int = 1024
+    reuse_mb: int = 0
+    """MiB of finished answers, to be given again to questions that ask the same in other words and find the same; 0 reuses none."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the edges of one service share in Redis or Valkey: finished answers, and what every key has taken of its limits.
+"""What the edges of one service share in Redis or Valkey: finished answers, who makes one, and what every key has taken of its limits.
 
 A Redis that can't be asked is never an error: an answer is then not found, a count is None, and `ragstone_shared_failures` grows.
 Whoever can write there can answer every question, so it is as private as the edges themselves.
@@ -31,7 +31,7 @@ PATIENCE = 1.0
 CONNECTIONS = 32
 SPACE = "{ragstone}:"
 """What every key begins with; the braces keep them in one slot of a cluster, since a script names several."""
-FIELDS = ("body", "etag", "release", "stored", "begun")
+FIELDS = ("body", "etag", "release", "stored", "begun", "reused")
 
 TAKE = """
 local most = {requests = tonumber(ARGV[1]), tokens = tonumber(ARGV[2])}
@@ -68,7 +68,7 @@ local function drop(one)
 end
 drop(key)
 if size > most then return end
-redis.call('HSET', at, 'release', release, 'body', ARGV[7], 'etag', ARGV[8], 'stored', ARGV[9], 'begun', ARGV[10])
+redis.call('HSET', at, 'release', release, 'body', ARGV[7], 'etag', ARGV[8], 'stored', ARGV[9], 'begun', ARGV[10], 'reused', ARGV[11])
 redis.call('ZADD', used, ARGV[9], key)
 redis.call('HSET', sizes, key, size)
 local total = redis.call('INCRBY', whole, size)
@@ -82,6 +82,11 @@ while total > most do
   total = tonumber(redis.call('GET', whole))
 end
 """
+
+PROLONG = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+"""
+"""A time of 0 ends it."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class Shared:
         self._most = most
         self._take = self._redis.register_script(TAKE)
         self._put = self._redis.register_script(PUT)
+        self._prolong = self._redis.register_script(PROLONG)
         self._rests = 0.0
 
     async def get(self, key: str) -> Entry | None:
@@ -109,14 +115,14 @@ class Shared:
         found = await self._ask(lambda: self._read(key))
         if found is None or None in found:
             return None
-        body, etag, release, stored, begun = found
-        return Entry(body, etag.decode(), release.decode(), float(stored), float(begun))
+        body, etag, release, stored, begun, reused = found
+        return Entry(body, etag.decode(), release.decode(), float(stored), float(begun), reused.decode())
 
     async def put(self, key: str, entry: Entry, release: str) -> None:
         """Keep the entry for every edge, by the rule of `Cache.put`; the least recently used go when there are too many bytes."""
         size = len(entry.body) + OVERHEAD
         given: list[str | int | bytes] = [SPACE, key, entry.release, release, self._most, size, entry.body, entry.etag]
-        given += [repr(entry.stored), repr(entry.begun)]
+        given += [repr(entry.stored), repr(entry.begun), entry.reused]
         await self._ask(lambda: self._put(keys=[SPACE + "used"], args=given))
 
     async def take(
@@ -127,8 +133,23 @@ class Shared:
         taken = await self._ask(lambda: self._take(keys=[f"{SPACE}limit:{key}"], args=given))
         return None if taken is None else Taken(*map(float, taken))
 
+    async def claim(self, name: str, token: str, seconds: float) -> bool | None:
+        """Whether the name was free, and is now the token's for so long. None when Redis can't be asked."""
+        return await self._ask(lambda: self._set(name, token, seconds))
+
+    async def claimed(self, name: str) -> bool:
+        """Whether it is somebody's; not while Redis can't be asked."""
+        return bool(await self._ask(lambda: self._redis.exists(_claim(name))))
+
+    async def prolong(self, name: str, token: str, seconds: float) -> None:
+        """Keep the name for so long from now, unless it is another's; 0 gives it back."""
+        await self._ask(lambda: self._prolong(keys=[_claim(name)], args=[token, int(seconds * 1000)]))
+
     async def close(self) -> None:
         await self._redis.aclose()
+
+    async def _set(self, name: str, token: str, seconds: float) -> bool:
+        return bool(await self._redis.set(_claim(name), token, nx=True, px=int(seconds * 1000)))
 
     async def _read(self, key: str) -> list[Any]:
         calls = self._redis.pipeline(transaction=False)
@@ -149,6 +170,10 @@ class Shared:
             log.warning("the shared Redis on %s can't be asked (%s): each edge goes by itself", self._host, type(error).__name__)
             self._rests = time.monotonic() + PATIENCE
             return None
+
+
+def _claim(name: str) -> str:
+    return f"{SPACE}making:{name}"
 
 
 def _connected(url: str) -> Redis:

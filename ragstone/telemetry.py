@@ -38,6 +38,7 @@ tokens = Counter("ragstone_tokens", "Tokens of the generator.", ["kind"], regist
 """`kind` is `input` or `output`."""
 answers = Counter("ragstone_answers", "Answers by what they rest on.", ["basis"], registry=REGISTRY)
 """`basis` is generated, quoted or abstained."""
+reused = Counter("ragstone_reused", "Answers given again to a question in other words.", registry=REGISTRY)
 cache = Counter("ragstone_cache", "Answers of the edge by cache state.", ["state"], registry=REGISTRY)
 """`state` is hit, revalidated, miss or bypass."""
 shared_failures = Counter("ragstone_shared_failures", "Calls of the edge's shared Redis that failed.", registry=REGISTRY)

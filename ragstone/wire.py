@@ -18,6 +18,8 @@ DONE = b"data: [DONE]\n\n"
 """The event that ends a whole stream."""
 RELEASE = "x-ragstone-release"
 """The header that names the release that made an answer, or confirmed it."""
+REUSED = "x-ragstone-reused"
+"""The header that says which question a reused answer was made for, percent-encoded and cut at 200 characters."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 from ragstone.listen import Certificate
-from tests import certificates
+from tests import certificate
 
 TOKEN = "a-token-that-no-message-may-show"
 FREE: dict[str, Any] = {}
@@ -259,7 +259,7 @@ def _patches(group: str, kind: str) -> dict[str, Any]:
 @contextmanager
 def running(folder: Path) -> Iterator[Cluster]:
     """A cluster that answers while the block runs, over TLS: without, kubectl sends no token."""
-    cluster = Cluster(certificates.localhost(folder))
+    cluster = Cluster(certificate.made(folder, "cluster"))
     threading.Thread(target=cluster.server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield cluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from ragstone import canonical, config, edge, npm
 from ragstone.config import Settings, cache_folder
@@ -20,7 +22,7 @@ from ragstone.errors import ConfigError
 from tests import workerd
 from tests.conformance.bench import ROOT, Edge, asked, question, running
 
-LARGEST = 20 << 10
+LARGEST = 20_000
 """Bytes of the bundle: what an isolate reads before its first answer."""
 
 
@@ -95,6 +97,48 @@ def test_what_wrangler_refuses_to_follow_is_an_error(tmp_path: Path, monkeypatch
     monkeypatch.setenv("CI", "1")
     with pytest.raises(ConfigError, match="wrangler tail ended with status"):
         edge.tail(settings(tmp_path))
+
+
+def test_requests_are_printed_as_cloudflare_tells_of_them_and_it_is_told_when_nobody_listens(tmp_path: Path) -> None:
+    workerd.packages()
+    told = {"url": "https://edge.test/v1/models", "method": "GET", "headers": {}, "cf": {}}
+    event = {"outcome": "ok", "scriptName": "ragstone-edge", "exceptions": [], "logs": [], "eventTimestamp": 1}
+    asked: list[tuple[str, str]] = []
+
+    async def api(request: web.Request) -> web.StreamResponse:
+        asked.append((request.method, request.path))
+        if "upgrade" in request.headers:
+            socket = web.WebSocketResponse(protocols=("trace-v1",))
+            await socket.prepare(request)
+            await socket.send_bytes(json.dumps({**event, "event": {"request": told}}).encode())
+            async for _ in socket:
+                pass
+            return socket
+        made = {"id": "t1", "url": f"ws://{request.host}/events", "expires_at": "2100-01-01T00:00:00Z"}
+        return web.json_response({"success": True, "errors": [], "messages": [], "result": made})
+
+    async def scene() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", api)
+        runner = web.AppRunner(app, shutdown_timeout=0)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        environment = {**os.environ, "CLOUDFLARE_API_TOKEN": "t", "CLOUDFLARE_ACCOUNT_ID": "a", "HOME": str(tmp_path)}
+        environment |= {"CLOUDFLARE_API_BASE_URL": f"http://127.0.0.1:{runner.addresses[0][1]}/v4"}
+        environment |= {"PYTHONPATH": str(ROOT), "RAGSTONE_CACHE": str(cache_folder())}
+        command = [sys.executable, "-m", "ragstone", "edge", "tail", "--to", "cloudflare"]
+        tail = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE)
+        assert tail.stdout
+        async with asyncio.timeout(60):
+            while b"/v1/models" not in await tail.stdout.readline():
+                assert not tail.stdout.at_eof(), "wrangler ended before it told of a request"
+            tail.terminate()
+            await tail.communicate()  # whose end comes once wrangler has ended too
+        await runner.cleanup()
+
+    asyncio.run(scene())
+    tails = "/v4/accounts/a/workers/scripts/ragstone-edge/tails"
+    assert asked == [("POST", tails), ("GET", "/events"), ("DELETE", f"{tails}/t1")]
 
 
 def test_packages_that_are_there_are_not_installed_again_and_what_npm_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

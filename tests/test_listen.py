@@ -14,7 +14,7 @@ import pytest
 from ragstone import config, edge, listen
 from ragstone.errors import ConfigError
 from ragstone.listen import Certificate
-from tests import certificates
+from tests import certificate as authority
 from tests.conformance.bench import EDGES, running
 
 APP = """
@@ -60,8 +60,7 @@ def test_an_address_that_cant_be_had_is_named(host: str) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Certificate:
-    """One that nobody but itself vouches for."""
-    return certificates.localhost(tmp_path)
+    return authority.made(tmp_path, "edge")
 
 
 def test_an_edge_with_a_certificate_speaks_https_and_nothing_else(certificate: Certificate, tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ import redis
 from ragstone import config, limit
 from ragstone.cache import OVERHEAD, Entry
 from ragstone.errors import ConfigError
+from ragstone.lease import lease
 from ragstone.limit import standing
 from ragstone.shared import Shared
-from tests import valkey
+from tests import certificate, valkey
 from tests.conformance.bench import EDGES, Bench, asked, post, question, running, until
 from tests.sequences import VECTORS, steps
 from tests.valkey import Server
@@ -125,6 +126,64 @@ def test_an_answer_that_one_edge_has_is_a_hit_at_the_other_until_the_release_cha
     assert [one.chat(body).cache, two.chat(body).cache] == ["revalidated", "hit"]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_equal_questions_at_two_edges_at_once_make_one_origin_request(pair: tuple[Bench, Bench], streamed: bool) -> None:
+    one, two = pair
+    body = question(test={"hold": "stream"}, stream=streamed)
+
+    async def scene() -> None:
+        async with aiohttp.ClientSession() as session:
+            first = asyncio.create_task(post(session, one, body))
+            await asyncio.to_thread(until, lambda: asked(one, body) == 1)
+            second = asyncio.create_task(post(session, two, body))
+            await asyncio.to_thread(until, lambda: two.health["flights"] == 1)
+            one.origin.go()
+            answers = await asyncio.gather(first, second)
+        assert [answer.cache for answer in answers] == ["miss", "hit"]
+        assert {answer.text for answer in answers} == {"Restart the pump [1]."}
+        assert asked(one, body) == 1
+
+    asyncio.run(scene())
+
+
+def test_a_refusal_at_one_edge_is_not_handed_to_who_waited_at_the_other(pair: tuple[Bench, Bench]) -> None:
+    one, two = pair
+    body = question(test={"hold": "head", "status": 429})
+
+    async def scene() -> None:
+        async with aiohttp.ClientSession() as session:
+            first = asyncio.create_task(post(session, one, body))
+            await asyncio.to_thread(until, lambda: asked(one, body) == 1)
+            second = asyncio.create_task(post(session, two, body))
+            await asyncio.to_thread(until, lambda: two.health["flights"] == 1)
+            one.origin.go()
+            await asyncio.to_thread(until, lambda: asked(one, body) == 2)
+            one.origin.go()
+            assert [(await answer).status for answer in (first, second)] == [429, 429]
+
+    asyncio.run(scene())
+
+
+def test_who_waits_for_a_process_that_died_goes_on_when_its_lease_is_over(server: Server) -> None:
+    async def scene(shared: Shared) -> None:
+        assert await shared.claim("a", "of the dead", 0.2)
+        assert await shared.claim("a", "mine", 9) is False
+        async with asyncio.timeout(20), lease(shared, "a"):
+            assert not await shared.claimed("a")
+
+    within(server, scene)
+
+
+def test_a_lease_is_held_until_the_work_is_done_and_nobody_else_can_end_it(server: Server) -> None:
+    async def scene(shared: Shared) -> None:
+        async with lease(shared, "a"):
+            await shared.prolong("a", "another's token", 0)
+            assert await shared.claimed("a")
+        assert not await shared.claimed("a")
+
+    within(server, scene)
+
+
 def test_two_edges_admit_exactly_one_limit_together(pair: tuple[Bench, Bench]) -> None:
     one, two = pair
     token = one.key(rpm=20)
@@ -173,6 +232,24 @@ def test_a_redis_that_is_down_is_a_miss_and_a_metric_and_never_an_error(tmp_path
         server.start()
         counted = redis.Redis(port=server.port)
         until(lambda: bench.chat(body).status == 200 and bool(counted.keys("*limit:*")))
+
+
+def test_rediss_is_tls_checked_against_the_authority_that_the_url_names(tmp_path: Path) -> None:
+    good, other = certificate.made(tmp_path, "redis"), certificate.made(tmp_path, "other")
+
+    async def found(url: str) -> tuple[Entry | None, bool | None]:
+        shared = Shared(url, 1 << 20)
+        try:
+            await shared.put("a", entry(), "r-a")
+            return await shared.get("a"), await shared.claim("a", "mine", 0.01)
+        finally:
+            await shared.close()
+
+    with valkey.running(tmp_path, SECRET, good) as server:
+        assert asyncio.run(found(f"{server.url}&ssl_ca_certs={good.chain}"))[0] == entry()
+        assert asyncio.run(found(f"{server.url}&ssl_ca_certs={other.chain}")) == (None, None), "another authority"
+        assert asyncio.run(found(server.url)) == (None, None), "the system's authorities"
+        assert asyncio.run(found(server.url.replace("rediss://", "redis://"))) == (None, None), "no TLS"
 
 
 @pytest.mark.parametrize("url", [f"http://:{SECRET}@host", f"redis://:{SECRET}@host/?max_connections=many", SECRET])

@@ -32,6 +32,7 @@ from ragstone.api.releases import Releases
 from ragstone.config import Settings
 from ragstone.errors import RagstoneError, RequestError, Unauthorized
 from ragstone.listen import listen
+from ragstone.reuse import Reuse
 from ragstone.shadow import Shadow
 from ragstone.store import Store
 from ragstone.wire import RELEASE
@@ -81,7 +82,7 @@ def create(store: Store, settings: Settings) -> Starlette:
         releases = Releases(store, settings, verifier)
         threads, encoders = (anyio.CapacityLimiter(min(THREADS, 2 * (os.cpu_count() or 1))) for _ in range(2))
         shadow = Shadow(store, settings)
-        app.state.origin = Origin(store, settings, verifier, releases, threads, encoders, shadow)
+        app.state.origin = Origin(store, settings, verifier, releases, threads, encoders, shadow, Reuse(settings.api.reuse_mb << 20))
         shadow.open()
         following = asyncio.create_task(releases.follow())
         try:

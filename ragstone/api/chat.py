@@ -10,22 +10,27 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ragstone import shares, telemetry, wire
+from ragstone import cache, reuse, shares, telemetry, wire
+from ragstone.access import Principal
 from ragstone.api import body
 from ragstone.api.body import Chat
 from ragstone.api.call import authorise, confirmed, origin, unless_gone, validators, veiled
 from ragstone.api.releases import Opened
 from ragstone.errors import GeneratorError, RagstoneError
 from ragstone.rag import Answer, Grounds, Options
+from ragstone.reuse import Place
 from ragstone.shadow import Copy, Said, Watch
-from ragstone.wire import Head
+from ragstone.wire import REUSED, Head
 
 log = logging.getLogger("ragstone.api")
+REUSED_MOST = 200
+"""Characters of a question in a header."""
 
 
 async def complete(request: Request) -> Response:
@@ -40,7 +45,15 @@ async def complete(request: Request) -> Response:
         headers = validators(opened, grounds.etag)
         if confirmed(request, grounds.etag):
             return Response(status_code=304, headers=headers)
-        answer = Spoken(opened, grounds, options, partial(_shadow, request, opened, options))
+        place = _place(request, fields, principal, grounds)
+        if place and confirmed(request, reuse.marked(grounds.etag)):
+            return Response(status_code=304, headers=validators(opened, reuse.marked(grounds.etag)))
+        kept = origin(request).reuse.find(place, grounds, origin(request).releases.pointer.purged) if place else None
+        if kept:
+            headers = validators(opened, reuse.marked(grounds.etag)) | {REUSED: quote(kept.reused[:REUSED_MOST], safe=" ")}
+            answer = Spoken(reuse.said(kept), grounds)
+        else:
+            answer = Spoken(opened.rag.answer(grounds, options), grounds, partial(_ended, request, opened, options, place))
         if asked.stream:
             await held.enter_async_context(answer)
             if await unless_gone(request.receive, answer.begin()) is None:
@@ -65,14 +78,17 @@ def told(answer: Answer) -> dict[str, Any]:
         "best": round(grounds.best, 4),
         "threshold": grounds.threshold,
         "citations": [asdict(citation) | {"score": round(citation.score, 4)} for citation in answer.citations],
+        **({"reused": answer.reused} if answer.reused else {}),
     }
 
 
 class Spoken:
-    """An answer under way. Leaving the block stops its generation."""
+    """An answer under way, as the orchestrator says it. Leaving the block stops its generation."""
 
-    def __init__(self, opened: Opened, grounds: Grounds, options: Options, ended: Callable[[Answer, Said], None]) -> None:
-        self._parts = opened.rag.answer(grounds, options)
+    def __init__(
+        self, parts: AsyncGenerator[str | Answer, None], grounds: Grounds, ended: Callable[[Answer, Said], None] = lambda *_: None
+    ) -> None:
+        self._parts = parts
         self._first: str | Answer | None = None
         self._began = time.perf_counter()
         self._watch, self._ended = Watch(grounds.service), ended
@@ -155,8 +171,17 @@ class Stream(Response):
         return events + wire.DONE
 
 
-def _shadow(request: Request, opened: Opened, options: Options, answer: Answer, said: Said) -> None:
-    """Ask the shadow the same, once the caller has the answer."""
+def _place(request: Request, fields: body.Fields, principal: Principal, grounds: Grounds) -> Place | None:
+    """Where an answer to be reused is; None where none is, or the caller's `no-store` forbids it."""
+    if cache.asked(request.headers.get("cache-control", "")).no_store:
+        return None
+    return origin(request).reuse.place(fields.values, principal, grounds)
+
+
+def _ended(request: Request, opened: Opened, options: Options, place: Place | None, answer: Answer, said: Said) -> None:
+    """Keep the answer for others, and ask the shadow the same, once the caller has it."""
+    if place:
+        origin(request).reuse.keep(place, answer)
     copy = Copy(answer.grounds, options, answer, said)
     origin(request).shadow.follow(lambda: origin(request).releases.use(opened.id), copy)
 

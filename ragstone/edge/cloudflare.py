@@ -113,7 +113,14 @@ def _address(url: str) -> tuple[str, dict[str, str]]:
 def _wrangler(*arguments: str, folder: Path) -> None:
     packages = npm.packages(SOURCE / "package.json")
     wrangler = packages / "node_modules" / "wrangler" / "bin" / "wrangler.js"
-    if status := subprocess.run([str(npm.node(packages)), str(wrangler), *arguments], cwd=folder, env=_environment()).returncode:
+    command = [str(npm.node(packages)), str(wrangler), *arguments]
+    with interruptible(), subprocess.Popen(command, cwd=folder, env=_environment()) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # it tells Cloudflare that nobody listens any more
+            raise
+    if status:
         raise ConfigError(f"wrangler {arguments[0]} ended with status {status}", "see what it printed above")
 
 

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,13 +25,14 @@ from ragstone.edge import CACHE
 from ragstone.errors import ConfigError, OriginError, RagstoneError, RequestError, Unauthorized
 from ragstone.exchange import Exchange, Headers, Receive, Scope, Send
 from ragstone.flight import Flights
+from ragstone.lease import lease
 from ragstone.limit import Limits, estimate
 from ragstone.listen import Certificate, listen
 from ragstone.origin import Pointer
 from ragstone.origins import Origins
 from ragstone.shared import Shared
 from ragstone.turns import Turns
-from ragstone.wire import DONE, RELEASE, error_body, sse
+from ragstone.wire import DONE, RELEASE, REUSED, error_body, sse
 
 log = logging.getLogger("ragstone.edge")
 
@@ -49,7 +50,7 @@ METHODS = {
     "/metrics": "GET",
 }
 MODEL = re.compile(r"/v1/models/[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-FORWARDED = (b"authorization", b"traceparent", b"tracestate")
+FORWARDED = (b"authorization", b"cache-control", b"traceparent", b"tracestate")
 """All that the origin is told of a caller's headers: nothing can be smuggled past a list of what may pass."""
 POLLED = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by probes and Prometheus: logged only when refused."""
@@ -346,7 +347,7 @@ class Edge:
     async def _relay(self, exchange: Exchange, question: Question, flight: Answer, head: Head) -> None:
         """The answer as it is made. A stream that breaks ends with an error event, and without `[DONE]`."""
         state = "miss" if question.key else "bypass"
-        await exchange.start(200, [STREAM, *_validators(head.release, head.etag), *_told(state)])
+        await exchange.start(200, [STREAM, *_validators(head), *_told(state)])
         form = 0 if question.include_usage else 1
         async for events in flight.follow():
             await exchange.more(b"".join([event[form] for event in events]))
@@ -356,7 +357,7 @@ class Edge:
 
     async def _reply(self, exchange: Exchange, question: Question, entry: Entry, state: str) -> None:
         """A finished answer, as JSON or replayed as a stream; nothing but headers to a caller who has it."""
-        headers = [*_validators(entry.release, entry.etag), *_told(state)]
+        headers = [*_validators(entry), *_told(state)]
         if state in ("hit", "revalidated"):
             headers.append((b"age", b"%d" % max(0, time.time() - entry.stored)))
         if entry.etag and exchange.header(b"if-none-match") == entry.etag:
@@ -375,15 +376,25 @@ class Edge:
     async def _produce(self, flight: Answer, question: Question, entry: Entry | None) -> None:
         end: End = OriginError("the edge was stopped before the answer was whole", status=503)
         kept = None
-        try:
-            end = await self._paid(flight, question, entry)
-            kept = await self._keep(question, end)
-        except RagstoneError as error:
-            end = error
-        finally:
-            flight.land(end)
-        if kept and question.key and self._shared:
-            await self._shared.put(question.key, kept, await self._release_of(question))
+        async with AsyncExitStack() as held:
+            try:
+                end = await self._elsewhere(question, held) or await self._paid(flight, question, entry)
+                kept = await self._keep(question, end)
+            except RagstoneError as error:
+                end = error
+            finally:
+                flight.land(end)
+            if kept and question.key and self._shared:
+                await self._shared.put(question.key, kept, await self._release_of(question))
+
+    async def _elsewhere(self, question: Question, held: AsyncExitStack) -> Answered | None:
+        """The answer, if another process makes it or made it just now; else it is this one's to make, until `held` is left."""
+        if self._shared is None or question.key is None or question.asked.no_cache:
+            return None
+        release = await self._release_of(question)
+        await held.enter_async_context(lease(self._shared, f"{question.key}:{release}"))
+        entry, decision = await self._kept(question, release)
+        return Answered(entry, "hit", 0, keep=False) if entry and decision == "hit" else None
 
     async def _keep(self, question: Question, end: End) -> Entry | None:
         """The entry, once it is in memory; None where the answer is not to be kept, or was begun before a purge."""
@@ -460,8 +471,9 @@ def _forwarded(exchange: Exchange) -> dict[str, str]:
     return headers | {"content-type": "application/json", "x-request-id": exchange.id.decode()}
 
 
-def _validators(release: str, etag: str) -> Headers:
-    return [(name, value.encode()) for name, value in ((RELEASE.encode(), release), (b"etag", etag)) if value]
+def _validators(made: Head | Entry) -> Headers:
+    named = ((RELEASE, made.release), ("etag", made.etag), (REUSED, made.reused))
+    return [(name.encode(), value.encode()) for name, value in named if value]
 
 
 def _line(exchange: Exchange, seconds: float) -> dict[str, object]:

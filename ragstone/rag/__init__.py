@@ -82,6 +82,8 @@ class Answer:
     finish: str
     usage: Usage
     grounds: Grounds
+    reused: str = ""
+    """The question that it was made for, where that was another one."""
 
 
 class Rag(Protocol):

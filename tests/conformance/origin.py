@@ -136,6 +136,8 @@ class Origin:
             assert request.transport
             request.transport.abort()
             return
+        if test.get("cut") == "early":
+            return
         ragstone = {"release": release, "basis": "generated", "citations": [{"number": 1, "chunk": "c1", "document": "pump.md"}]}
         if test.get("cut") != "no finish":
             await response.write(sse(chunk(head, finish="stop", ragstone=ragstone)))

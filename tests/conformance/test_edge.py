@@ -104,6 +104,16 @@ def test_a_caller_who_has_the_answer_gets_only_headers(bench: Bench) -> None:
     assert bench.chat(body, if_none_match='"other"').status == 200
 
 
+def test_an_answer_that_the_origin_reused_says_so_in_every_form_and_state(bench: Bench) -> None:
+    body = question(test={"headers": {"x-ragstone-reused": "How is it bled%3F"}})
+    answers = [bench.chat({**body, "stream": True}), bench.chat(body), bench.chat({**body, "stream": True})]
+    bench.promote("r-b")
+    answers.append(bench.chat(body))
+    assert [answer.cache for answer in answers] == ["miss", "hit", "hit", "revalidated"]
+    assert {answer.headers["x-ragstone-reused"] for answer in answers} == {"How is it bled%3F"}
+    assert "x-ragstone-reused" not in bench.chat(question()).headers
+
+
 # ---- freshness
 
 
@@ -242,7 +252,9 @@ def test_a_release_pointer_that_is_none_leaves_the_last_one_in_force(bench: Benc
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("fault", [{"cut": "no done"}, {"cut": "no finish"}, {"cut": "before finish"}, {"error": True}], ids=str)
+@pytest.mark.parametrize(
+    "fault", [{"cut": "no done"}, {"cut": "no finish"}, {"cut": "early"}, {"cut": "before finish"}, {"error": True}], ids=str
+)
 def test_a_broken_answer_is_told_as_an_error_and_never_stored(bench: Bench, fault: dict[str, Any], streamed: bool) -> None:
     body = question(test=fault, stream=streamed)
     for _ in range(2):

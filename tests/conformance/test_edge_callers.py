@@ -187,6 +187,13 @@ def test_the_origin_sees_the_key_and_the_trace_and_nothing_else_of_the_caller(be
     assert (answer.headers["x-ragstone-release"], answer.headers["x-ragstone-cache"]) == ("r-a", "miss")
 
 
+def test_the_origin_is_told_that_an_answer_must_not_be_kept(bench: Bench) -> None:
+    body = question()
+    bench.chat(body, cache_control="no-store")
+    seen = bench.origin.asked(body["messages"][0]["content"])[0].headers
+    assert {name.lower(): value for name, value in seen.items()}["cache-control"] == "no-store"
+
+
 def test_the_caller_sees_nothing_of_the_origin_but_what_the_contract_names(bench: Bench) -> None:
     for answer in (bench.chat(question()), bench.chat(question(), cache_control="no-store"), bench.request("GET", "/v1/models")):
         assert "x-secret" not in answer.headers

@@ -1,7 +1,7 @@
 /** Who is asking: API keys as Ed25519-signed tokens. `tests/vectors/tokens.json` is the contract. */
 
 import { Fault, fault } from "./errors";
-import { encoded, isWhole, none, object, utf8, type Fields } from "./values";
+import { encoded, fields, isList, isWhole, none, utf8, type Fields } from "./values";
 
 export interface Principal {
   key: string;
@@ -58,7 +58,7 @@ async function read(token: string, keys: Keys, revoked: Set<string>, now: number
 }
 
 function understood({ jti, tenant, groups, rpm, tpm, exp = 0, nbf = 0 }: Fields): Principal {
-  const names: unknown[] = [jti, tenant, ...(Array.isArray(groups) ? groups : [])];
+  const names: unknown[] = [jti, tenant, ...(isList(groups) ? groups : [])];
   const named = names.length > 2 && names.every((name) => typeof name === "string" && NAME.test(name));
   if (!named || !isWhole(rpm, 1) || !isWhole(tpm, 1) || !isTime(exp) || !isTime(nbf)) none();
   const [key = "", audience = "", ...members] = names.map(String);
@@ -67,5 +67,5 @@ function understood({ jti, tenant, groups, rpm, tpm, exp = 0, nbf = 0 }: Fields)
 
 const isTime = (value: unknown): value is number => typeof value === "number" && value >= 0 && value < 1e12;
 
-const decoded = (part: string): Fields => object(JSON.parse(utf8(bytes(part))));
+const decoded = (part: string): Fields => fields(utf8(bytes(part)));
 const bytes = (part: string): Uint8Array => Uint8Array.fromBase64(part, { alphabet: "base64url" });

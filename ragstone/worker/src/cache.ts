@@ -1,7 +1,7 @@
 /** Finished answers: in the location's cache, and in KV for the others when bound. `tests/vectors/cache.json` is the contract. */
 
 import type { Env } from "./env";
-import { JSON_TYPE } from "./errors";
+import { CONTROL, JSON_TYPE } from "./errors";
 import { quoted } from "./values";
 
 export interface Entry {
@@ -14,6 +14,8 @@ export interface Entry {
   stored: number;
   /** When the origin was asked to make it, in Unix seconds; a confirmation leaves it. */
   begun: number;
+  /** The question that it was made for, where that was another one. */
+  reused: string;
 }
 
 export interface Asked {
@@ -43,7 +45,7 @@ export const since = (entry: Entry | null, purged: number): Entry | null => (ent
 
 /** Whether the entry may be served, although it is no longer fresh, when the origin can't be asked. */
 export const mayStandIn = (entry: Entry | null, asked: Asked, release: string): entry is Entry =>
-  entry !== null && entry.release === release && !asked.noCache && !asked.noStore;
+  entry?.release === release && !asked.noCache && !asked.noStore;
 
 /** `at` is a URL below the Worker's own route, so that nobody reaches the entry past it. */
 export async function get(env: Env, at: string): Promise<Entry | null> {
@@ -54,7 +56,7 @@ export async function get(env: Env, at: string): Promise<Entry | null> {
 }
 
 export async function put(env: Env, at: string, { body, ...entry }: Entry): Promise<void> {
-  const headers = { "cache-control": `max-age=${KEPT}`, ...JSON_TYPE, "x-entry": quoted(entry) };
+  const headers = { [CONTROL]: `max-age=${KEPT}`, ...JSON_TYPE, "x-entry": quoted(entry) };
   await caches.default.put(at, new Response(body, { headers }));
   await env.ANSWERS?.put(at, body, { metadata: entry, expirationTtl: KEPT });
 }

@@ -3,13 +3,13 @@
 import type { Principal } from "./access";
 import * as cache from "./cache";
 import { asStream, key, parse } from "./canonical";
-import { Fault, fault, JSON_TYPE, now, originFault, seen } from "./errors";
+import { CONTROL, Fault, fault, JSON_TYPE, now, originFault, seen, TYPE } from "./errors";
 import { busy, type Exchange } from "./exchange";
 import { estimate } from "./limit";
-import { ask, broken, RELEASE, type Order } from "./origin";
+import { ask, BEGUN, broken, CACHE, FORBIDDEN, JOINED, RELEASE, REUSED, type Order, type Pointer } from "./origin";
 import { DONE, Events, Fold, renewed, sse, stream, used, withoutUsage } from "./replay";
 import * as shares from "./shares";
-import { encoded, isFields, quoted, type Fields } from "./values";
+import { encoded, fields, isFields, quoted, type Fields } from "./values";
 
 /** Refusals of who asked, not of what was asked. */
 const PERSONAL = [401, 403, 429];
@@ -32,13 +32,12 @@ interface Question {
 interface Flown {
   response: Response;
   joined: string | null;
-  landed: () => Promise<void> | null;
+  landed: () => Promise<void>;
 }
 
-interface Chunk {
-  data: string;
-  chunk: Fields;
-}
+type Made = Pick<cache.Entry, "release" | "etag" | "reused">;
+
+type Chunk = [data: string, chunk: Fields];
 
 type Chunks = AsyncGenerator<Chunk, cache.Entry, undefined>;
 
@@ -49,7 +48,7 @@ export async function chat(x: Exchange): Promise<Response> {
   if (typeof (stream ?? false) !== "boolean") throw wrong("stream", "true or false");
   if (!isFields(options ?? {})) throw wrong("stream_options", "an object");
   const named = await key(body, who.tenant, who.groups);
-  const asked = cache.asked(x.header("cache-control"));
+  const asked = cache.asked(x.header(CONTROL));
   return answer(x, {
     who,
     order: x.order(who, asStream(body), estimate(body.fields, body.size, x.env.MAX_TOKENS)),
@@ -63,8 +62,7 @@ export async function chat(x: Exchange): Promise<Response> {
 }
 
 async function answer(x: Exchange, question: Question): Promise<Response> {
-  const { purged } = await x.pointer();
-  const release = await answering(x, question);
+  const { purged, release } = await answering(x, question);
   const entry = question.at ? cache.since(await cache.get(x.env, question.at), purged) : null;
   const decision = cache.decide(entry, question.asked, release, x.env.TTL, now());
   if (entry && decision === "hit") return reply(x, question, entry, "hit");
@@ -76,10 +74,10 @@ async function answer(x: Exchange, question: Question): Promise<Response> {
   }
 }
 
-/** The release that answers this conversation. */
-async function answering(x: Exchange, { model, opening }: Question): Promise<string> {
-  const { release, canary } = await x.pointer();
-  return shares.release(release, canary, model, opening);
+/** What is in force, with the release that answers this conversation. */
+async function answering(x: Exchange, { model, opening }: Question): Promise<Pointer> {
+  const inForce = await x.pointer();
+  return { ...inForce, release: await shares.release(inForce.release, inForce.canary, model, opening) };
 }
 
 /** From the origin; with an entry, it may confirm it. */
@@ -91,7 +89,7 @@ async function fresh(x: Exchange, question: Question, release: string, entry: ca
   if (response.status === 200) return relayed(x, question, flown);
   if (response.status === 304 && entry) {
     const { release } = named(response);
-    if (!release) throw originFault(502, "named no release");
+    if (!release) throw originFault("named no release");
     const confirmed = { ...entry, release, body: renewed(entry.body, release), stored: now() };
     await keep(x, question, confirmed, joined);
     await settle(x, question, flown, 0);
@@ -99,39 +97,40 @@ async function fresh(x: Exchange, question: Question, release: string, entry: ca
   }
   const body = await response.text();
   await settle(x, question, flown, 0);
-  throw new Fault(response.status, body, { ...Object.fromEntries(response.headers), "x-ragstone-cache": made(question) });
+  throw new Fault(response.status, body, { ...Object.fromEntries(response.headers), [CACHE]: made(question) });
 }
 
 /** Past the cache a request is the caller's alone, and ends with it; else it is everyone's who asks the same of the same release. */
 async function fly(x: Exchange, { at, order }: Question, release: string, etag = ""): Promise<Flown> {
   if (etag) order.headers["if-none-match"] = etag;
-  if (!at) return { response: await ask(x.env, order, x.left.signal), joined: null, landed: () => null };
+  if (!at) return { response: await ask(x.env, order, x.left.signal), joined: null, landed: async () => {} };
   const flight = x.env.FLIGHT.get(x.env.FLIGHT.idFromName(`${at} ${release} ${etag}`));
   const response = await flight.fetch("http://flight", { method: "POST", body: quoted(order) });
-  const joined = response.headers.get("x-joined");
-  return { response, joined, landed: () => (joined ? null : flight.landed()) };
+  const joined = response.headers.get(JOINED);
+  return { response, joined, landed: () => flight.landed() };
 }
 
 /** Replaces what was reserved with what was used, unless the reservation was another's. */
 async function settle(x: Exchange, { order }: Question, { response, joined, landed }: Flown, used: number | null): Promise<void> {
+  if (joined) return;
   await landed();
-  if (!joined) await x.settle(order, response, used);
+  await x.settle(order, response, used);
 }
 
 /** Puts the entry, unless a newer one is there: of the release in force, where this one is of an earlier. */
 async function keep(x: Exchange, question: Question, entry: cache.Entry, joined: string | null): Promise<void> {
   const { at } = question;
-  const [{ purged }, release, kept] = [await x.pointer(), await answering(x, question), await cache.get(x.env, at)];
+  const [{ purged, release }, kept] = [await answering(x, question), await cache.get(x.env, at)];
   if (!cache.since(entry, purged)) return;
   if (kept?.release !== release || (!joined && entry.release === release)) await cache.put(x.env, at, entry);
 }
 
 /** A finished answer, as JSON or replayed as a stream; nothing but headers to a caller who has it. */
 function reply(x: Exchange, question: Question, entry: cache.Entry, state: string): Response {
-  const age = String(Math.max(0, Math.floor(now() - entry.stored)));
+  const age = `${Math.max(0, Math.floor(now() - entry.stored))}`;
   const headers = { ...told(entry, state), ...(state !== made(question) && { age }) };
   if (entry.etag && x.header("if-none-match") === entry.etag) return new Response(null, { status: 304, headers });
-  const body = question.streamed ? stream(JSON.parse(entry.body), question.counted) : entry.body;
+  const body = question.streamed ? stream(fields(entry.body), question.counted) : entry.body;
   return new Response(body, { headers: { ...headers, ...(question.streamed ? STREAM : JSON_TYPE) } });
 }
 
@@ -154,22 +153,22 @@ async function* read(x: Exchange, question: Question, flown: Flown): Chunks {
   let [size, tokens]: [number, number | null] = [0, null];
   busy.flights += 1;
   try {
-    if (!response.headers.get("content-type")?.startsWith("text/event-stream")) throw originFault(502, "answered without a stream");
+    if (!response.headers.get(TYPE)?.startsWith("text/event-stream")) throw originFault("answered without a stream");
     for await (const part of response.body ?? []) {
       size += part.length;
-      if (size > LARGEST) throw originFault(502, `answered more than ${LARGEST} bytes`);
+      if (size > LARGEST) throw originFault("answered too much");
       for (const data of events.feed(part)) {
-        const chunk: Fields = JSON.parse(data);
+        const chunk = fields(data);
         if (chunk.error) throw new Fault(502, data, {});
         fold.add(chunk);
-        yield { data, chunk };
+        yield [data, chunk];
       }
       if (events.done) break;
     }
-    if (!events.done || !fold.complete) throw originFault(502, "gave an answer that was cut short");
+    if (!events.done || !fold.complete) throw originFault("gave an answer cut short");
     const completion = fold.completion();
-    const entry = { body: quoted(completion), ...named(response), stored: now(), begun: Number(response.headers.get("x-begun")) };
-    if (question.at && entry.release && !response.headers.has("x-forbidden")) await keep(x, question, entry, joined);
+    const entry = { body: quoted(completion), ...named(response), stored: now(), begun: Number(response.headers.get(BEGUN)) };
+    if (question.at && entry.release && !response.headers.has(FORBIDDEN)) await keep(x, question, entry, joined);
     tokens = used(completion);
     return entry;
   } catch (error) {
@@ -197,7 +196,7 @@ async function pump(
   const write = (text: string): Promise<void> => writer.write(encoded(text)).catch(() => {});
   try {
     for (let step = first; !step.done; step = await chunks.next()) {
-      const { data, chunk } = step.value;
+      const [data, chunk] = step.value;
       await write(counted ? sse(data) : withoutUsage(data, chunk));
     }
     await write(DONE);
@@ -207,12 +206,17 @@ async function pump(
   await writer.close().catch(() => {});
 }
 
-const STREAM = { "content-type": "text/event-stream; charset=utf-8" };
+const STREAM = { [TYPE]: "text/event-stream; charset=utf-8" };
 const wrong = (field: string, what: string): Fault => fault(400, "invalid_request", `${field} must be ${what}`, { param: field });
 const made = (question: Question): string => (question.at ? "miss" : "bypass");
-const named = ({ headers }: Response) => ({ release: headers.get(RELEASE) ?? "", etag: headers.get("etag") ?? "" });
-const told = ({ release, etag }: { release: string; etag: string }, state: string): Record<string, string> => ({
-  "x-ragstone-cache": state,
+const named = ({ headers }: Response): Made => ({
+  release: headers.get(RELEASE) ?? "",
+  etag: headers.get("etag") ?? "",
+  reused: headers.get(REUSED) ?? "",
+});
+const told = ({ release, etag, reused }: Made, state: string): Record<string, string> => ({
+  [CACHE]: state,
   ...(release && { [RELEASE]: release }),
   ...(etag && { etag }),
+  ...(reused && { [REUSED]: reused }),
 });

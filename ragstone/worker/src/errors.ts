@@ -8,7 +8,9 @@ export const now = (): number => Date.now() / 1000;
 /** A wait that is told is rounded up. */
 export const atLeastOne = (value: number): string => String(Math.max(1, Math.ceil(value)));
 
-export const JSON_TYPE = { "content-type": "application/json" };
+export const TYPE = "content-type";
+export const CONTROL = "cache-control";
+export const JSON_TYPE = { [TYPE]: "application/json" };
 
 export interface More {
   type?: string;
@@ -39,7 +41,7 @@ export function fault(status: number, code: string, message: string, more: More 
   return new Fault(status, quoted({ error: { message, type, param: more.param ?? null, code } }), headers);
 }
 
-export const originFault = (status: number, what: string, wait = 1): Fault => fault(status, "origin_error", `the origin ${what}`, { wait });
+export const originFault = (what: string, status = 502, wait = 1): Fault => fault(status, "origin_error", `the origin ${what}`, { wait });
 
 /** Any error as one that a caller may see. What was not foreseen is told to the log alone. */
 export function seen(error: unknown): Fault {

@@ -2,16 +2,14 @@
 
 import { unauthorized, verify, type Principal } from "./access";
 import type { Env } from "./env";
-import { fault, JSON_TYPE, now } from "./errors";
+import { CONTROL, fault, JSON_TYPE, now } from "./errors";
 import { count, limited } from "./limit";
-import { pointer, type Order, type Pointer } from "./origin";
+import { BEGUN, FORBIDDEN, JOINED, pointer, type Order, type Pointer } from "./origin";
 
-const FORWARDED = ["authorization", "traceparent", "tracestate"];
+const ID = "x-request-id";
+const FORWARDED = ["authorization", CONTROL, "traceparent", "tracestate"];
 /** What this isolate is at: requests, and answers that it waits for. */
 export const busy = { requests: 0, flights: 0 };
-
-/** What a response says to the edge alone. */
-const INNER = ["x-joined", "x-begun", "x-forbidden"];
 
 export class Exchange {
   readonly origin: string;
@@ -20,7 +18,7 @@ export class Exchange {
   /** Told when the caller hangs up. */
   readonly left = new AbortController();
   /** Ends when the response's stream does. */
-  live: Promise<void> | null = null;
+  live = Promise.resolve();
   #limits: Record<string, string> = {};
 
   constructor(
@@ -29,7 +27,7 @@ export class Exchange {
   ) {
     ({ origin: this.origin, pathname: this.path } = new URL(request.url));
     request.signal.addEventListener("abort", () => this.left.abort());
-    const given = this.header("x-request-id");
+    const given = this.header(ID);
     this.id = /^[\w.:-]{1,128}$/.test(given) ? given : `req-${crypto.randomUUID()}`;
   }
 
@@ -81,7 +79,7 @@ export class Exchange {
 
   /** What the origin is asked on behalf of the caller: nothing can be smuggled past a list of what may pass. */
   order(who: Principal, body: string | null, tokens: number): Order {
-    const headers: Record<string, string> = { ...JSON_TYPE, "accept-encoding": "identity", "x-request-id": this.id };
+    const headers: Record<string, string> = { ...JSON_TYPE, "accept-encoding": "identity", [ID]: this.id };
     for (const name of FORWARDED) if (this.header(name)) headers[name] = this.header(name);
     return { method: this.request.method, path: this.path, headers, body, who, tokens };
   }
@@ -89,8 +87,8 @@ export class Exchange {
   /** The response with the headers that all of this exchange carry. */
   signed(response: Response): Response {
     const whole = new Response(response.body, response);
-    for (const [name, value] of Object.entries({ ...this.#limits, "x-request-id": this.id })) whole.headers.set(name, value);
-    for (const name of INNER) whole.headers.delete(name);
+    for (const [name, value] of Object.entries({ ...this.#limits, [ID]: this.id })) whole.headers.set(name, value);
+    for (const name of [JOINED, BEGUN, FORBIDDEN]) whole.headers.delete(name);
     return whole;
   }
 }

@@ -3,7 +3,7 @@
 import { DurableObject } from "cloudflare:workers";
 import type { Env } from "./env";
 import { now } from "./errors";
-import { ask, type Order } from "./origin";
+import { ask, BEGUN, JOINED, type Order } from "./origin";
 
 /** Milliseconds that a finished flight may still be joined, unless its owner says before that the answer is kept. */
 const GRACE = 5_000;
@@ -28,8 +28,8 @@ export class Flight extends DurableObject<Env> {
     const live = (this.#live ??= this.#start(order));
     const { status, headers } = await live.head;
     const told = new Headers(headers);
-    told.set("x-begun", String(live.begun));
-    if (joined) told.set("x-joined", live.owner);
+    told.set(BEGUN, String(live.begun));
+    if (joined) told.set(JOINED, live.owner);
     return new Response(status === 304 ? null : follow(live), { status, headers: told });
   }
 
@@ -74,7 +74,7 @@ function follow(live: Live): ReadableStream<Uint8Array> {
       const part = live.parts[seen++];
       if (part) controller.enqueue(part);
       else if (live.end === "whole") controller.close();
-      else controller.error(new Error("the origin broke off"));
+      else controller.error(new Error("broken"));
     },
   });
 }

@@ -5,8 +5,9 @@ import { parse } from "./canonical";
 import type { Env } from "./env";
 import { fault, seen } from "./errors";
 import { busy, Exchange } from "./exchange";
-import { ask, RELEASE, state } from "./origin";
+import { ask, CACHE, RELEASE, state } from "./origin";
 import { used } from "./replay";
+import { fields } from "./values";
 
 export { Flight } from "./flight";
 export { Budget } from "./limit";
@@ -19,7 +20,6 @@ async function route(x: Exchange): Promise<Response> {
   if (!method) throw fault(404, "not_found", `there is no '${x.path.slice(0, 100)}' here`);
   if (x.request.method !== method) throw fault(405, "method_not_allowed", `${x.path} takes ${method}`, { headers: { allow: method } });
   if (!x.path.startsWith("/v1/")) return health(x);
-  await x.pointer();
   return x.path.startsWith("/v1/chat/") ? chat(x) : pass(x);
 }
 
@@ -38,13 +38,13 @@ async function pass(x: Exchange): Promise<Response> {
   const response = await ask(x.env, order, x.left.signal);
   const answer = await response.text();
   await x.settle(order, response, spent(answer));
-  const headers = { [RELEASE]: release, ...Object.fromEntries(response.headers), "x-ragstone-cache": "bypass" };
+  const headers = { [RELEASE]: release, ...Object.fromEntries(response.headers), [CACHE]: "bypass" };
   return new Response(answer, { status: response.status, headers });
 }
 
 function spent(answer: string): number {
   try {
-    return used(JSON.parse(answer)) ?? 0;
+    return used(fields(answer)) ?? 0;
   } catch {
     return 0;
   }
@@ -53,7 +53,7 @@ function spent(answer: string): number {
 async function respond(x: Exchange): Promise<Response> {
   busy.requests += 1;
   const response = await route(x).catch((error: unknown) => seen(error).response);
-  void (x.live ?? Promise.resolve()).finally(() => (busy.requests -= 1));
+  void x.live.finally(() => (busy.requests -= 1));
   return x.signed(response);
 }
 

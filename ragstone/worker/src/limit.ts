@@ -31,12 +31,13 @@ export function take(taken: Taken, who: Principal, kind: Kind, cost: number, at:
   const late = left(kind) + fitting * interval - MINUTE;
   const wait = !owed && late > SLACK ? late : 0;
   if (!wait) taken[kind] = [Math.max(0, left(kind) + (owed ? cost : fitting) * interval), at];
-  const headers = (["requests", "tokens"] as const).flatMap((of): [string, string][] => [
-    [`x-ratelimit-limit-${of}`, `${most[of]}`],
-    [`x-ratelimit-remaining-${of}`, `${Math.max(0, Math.floor((MINUTE - left(of) + SLACK) / (MINUTE / most[of])))}`],
-    [`x-ratelimit-reset-${of}`, duration(left(of))],
-  ]);
-  return { wait, headers: Object.fromEntries(headers) };
+  const headers: Record<string, string> = {};
+  for (const of of ["requests", "tokens"] as const) {
+    const remaining = Math.max(0, Math.floor((MINUTE - left(of) + SLACK) / (MINUTE / most[of])));
+    const told = { limit: most[of], remaining, reset: duration(left(of)) };
+    for (const [what, value] of Object.entries(told)) headers[`x-ratelimit-${what}-${of}`] = `${value}`;
+  }
+  return { wait, headers };
 }
 
 /** The 429 of a verdict that says to wait. OpenAI's clients prefer milliseconds. */

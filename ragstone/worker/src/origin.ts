@@ -2,7 +2,7 @@
 
 import { keyring, type Keys, type Principal } from "./access";
 import type { Env } from "./env";
-import { Fault, now, originFault } from "./errors";
+import { CONTROL, Fault, now, originFault, TYPE } from "./errors";
 import { count, limited } from "./limit";
 import type { Shares } from "./shares";
 import { isFields, isWhole, list, none, object, type Fields } from "./values";
@@ -28,7 +28,11 @@ export interface Pointer {
 }
 
 export const RELEASE = "x-ragstone-release";
-const RETURNED = ["content-type", "etag", "retry-after", RELEASE];
+export const CACHE = "x-ragstone-cache";
+export const REUSED = "x-ragstone-reused";
+/** What a response says to the edge alone. */
+export const [JOINED, BEGUN, FORBIDDEN] = ["x-joined", "x-begun", "x-forbidden"] as const;
+const RETURNED = [TYPE, "etag", "retry-after", RELEASE, REUSED];
 
 /** What was last known of the origin. Plain data: an isolate's requests may share it, where they may not share a fetch. */
 export const state = { pointer: null as Pointer | null, fault: "was not asked yet", begun: 0, checked: 0 };
@@ -42,7 +46,7 @@ export async function pointer(env: Env): Promise<Pointer> {
     await refresh(env);
     state.checked = now();
   }
-  if (!state.pointer) throw originFault(503, state.fault, env.RELEASE_CHECK);
+  if (!state.pointer) throw originFault(state.fault, 503, env.RELEASE_CHECK);
   return state.pointer;
 }
 
@@ -68,14 +72,17 @@ export async function ask(env: Env, order: Order, ...leaves: AbortSignal[]): Pro
   try {
     const signal = AbortSignal.any([AbortSignal.timeout(env.TIMEOUT * 1000), ...leaves]);
     const answer = await fetch(env.ORIGIN + order.path, { ...order, redirect: "manual", signal });
-    if (![200, 304].includes(answer.status) && !answer.headers.get("content-type")?.includes("json")) {
+    if (![200, 304].includes(answer.status) && !answer.headers.get(TYPE)?.includes("json")) {
       await answer.body?.cancel();
       const status = [522, 524].includes(answer.status) ? 504 : answer.status > 520 ? 503 : 502; // Cloudflare's words for late and gone
-      return originFault(status, `answered ${answer.status} without an error in JSON`).response;
+      return originFault(`answered ${answer.status} without an error in JSON`, status).response;
     }
     const headers = new Headers(verdict.headers);
-    for (const name of RETURNED) if (answer.headers.has(name)) headers.set(name, answer.headers.get(name) ?? "");
-    if (answer.headers.get("cache-control")?.toLowerCase().includes("no-store")) headers.set("x-forbidden", "to be kept");
+    for (const name of RETURNED) {
+      const value = answer.headers.get(name);
+      if (value) headers.set(name, value);
+    }
+    if (answer.headers.get(CONTROL)?.toLowerCase().includes("no-store")) headers.set(FORBIDDEN, "to be kept");
     return new Response(answer.body, { status: answer.status, headers });
   } catch (error) {
     return broken(error, "can't be reached", 503).response;
@@ -85,6 +92,6 @@ export async function ask(env: Env, order: Order, ...leaves: AbortSignal[]): Pro
 /** What it means that a request to the origin ended early. */
 export function broken(error: unknown, how: string, status: number): Fault {
   if (error instanceof Fault) return error;
-  if (error instanceof Error && error.name === "TimeoutError") return originFault(504, "did not answer in time");
-  return originFault(status, how);
+  if (isFields(error) && error.name === "TimeoutError") return originFault("did not answer in time", 504);
+  return originFault(how, status);
 }

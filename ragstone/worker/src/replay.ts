@@ -1,6 +1,6 @@
 /** One answer, two forms: a stream's chunks folded into a completion, and a completion replayed. `tests/vectors/transcripts.json` is the contract. */
 
-import { isFields, isWhole, list, none, object, quoted, type Fields } from "./values";
+import { decoder, fields, isFields, isList, isWhole, list, none, object, quoted, type Fields } from "./values";
 
 const PIECE = /.{1,64}/gsu;
 /** Text that names something: a repetition replaces it, where other text is continued. */
@@ -16,7 +16,7 @@ export class Events {
   done = false;
   #rest = "";
   #cut = false;
-  readonly #decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+  readonly #decoder = decoder(false);
 
   feed(bytes: Uint8Array): string[] {
     let text = this.#decoder.decode(bytes, { stream: true });
@@ -92,7 +92,7 @@ export function stream({ choices, usage, ragstone, ...rest }: Fields, counted: b
 
 /** The answer as `release` gives it, after the origin confirmed that it would be the same. */
 export function renewed(body: string, release: string): string {
-  const completion = object(JSON.parse(body));
+  const completion = fields(body);
   const { ragstone } = completion;
   if (!isFields(ragstone) || !ragstone.release || ragstone.release === release) return body;
   return quoted({ ...completion, ragstone: { ...ragstone, release } });
@@ -122,7 +122,7 @@ function merged(kept: Fields, delta: Fields): Fields {
     if (value === null) into[name] = old ?? null;
     else if (typeof value === "string" && typeof old === "string" && !NAMES.has(name)) into[name] = old + value;
     else if (isFields(value)) into[name] = merged(isFields(old) ? old : {}, value);
-    else if (Array.isArray(value)) into[name] = extended(Array.isArray(old) ? old : [], value);
+    else if (isList(value)) into[name] = extended(isList(old) ? old : [], value);
     else into[name] = value;
   }
   return into;

@@ -1,14 +1,14 @@
 /** Who answers a conversation, where several share them out: the same one every time. `tests/vectors/shares.json` is the contract. */
 
-import { isFields, sha256, type Fields } from "./values";
+import { isFields, isList, sha256, type Fields } from "./values";
 
 export type Shares = Record<string, number>;
 
 /** What a conversation began with: the first thing that its user said; of parts, their texts. */
 export function opening({ messages }: Fields): string {
-  const said = Array.isArray(messages) ? messages.find((one) => isFields(one) && one.role === "user") : null;
-  const content: unknown = said?.content;
-  if (!Array.isArray(content)) return typeof content === "string" ? content : "";
+  const said = isList(messages) ? messages.filter(isFields).find((one) => one.role === "user") : null;
+  const content = said?.content;
+  if (!isList(content)) return typeof content === "string" ? content : "";
   return content.map((part) => (isFields(part) && typeof part.text === "string" ? part.text : "")).join("");
 }
 

@@ -17,7 +17,9 @@ from ragstone.access import Principal, Verifier
 from ragstone.api.releases import NotReady, Opened, Releases
 from ragstone.config import Settings
 from ragstone.errors import AccessError, Forbidden, RagstoneError, RequestError, Unauthorized
+from ragstone.runs import Runs
 from ragstone.shadow import Shadow
+from ragstone.slow import Slowest
 from ragstone.store import Store
 from ragstone.wire import RELEASE
 
@@ -40,6 +42,9 @@ class Origin:
     encoders: anyio.CapacityLimiter
     """Threads of their own: an engine that encodes questions asks for their vectors while the searches wait that hold the others."""
     shadow: Shadow
+    runs: Runs
+    """The long commands of this project."""
+    slowest: Slowest
 
     async def compute(self, work: Callable[[], T]) -> T:
         """The work's result, from a thread: retrieval and encoding keep a core busy for milliseconds, and only so many at a time."""

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ragstone import shares, telemetry, wire
+from ragstone.access import Principal
 from ragstone.api import body
 from ragstone.api.body import Chat
 from ragstone.api.call import authorise, confirmed, origin, unless_gone, validators, veiled
@@ -23,6 +24,7 @@ from ragstone.api.releases import Opened
 from ragstone.errors import GeneratorError, RagstoneError
 from ragstone.rag import Answer, Grounds, Options
 from ragstone.shadow import Copy, Said, Watch
+from ragstone.slow import Slow
 from ragstone.wire import Head
 
 log = logging.getLogger("ragstone.api")
@@ -30,7 +32,7 @@ log = logging.getLogger("ragstone.api")
 
 async def complete(request: Request) -> Response:
     """The answer. With `If-None-Match` only retrieval is done where the evidence is the same: 304."""
-    principal = authorise(request)
+    principal, began = authorise(request), time.perf_counter()
     fields = await body.read(request, origin(request).limit)
     asked = body.chat(fields)
     async with AsyncExitStack() as held:
@@ -40,7 +42,8 @@ async def complete(request: Request) -> Response:
         headers = validators(opened, grounds.etag)
         if confirmed(request, grounds.etag):
             return Response(status_code=304, headers=headers)
-        answer = Spoken(opened, grounds, options, partial(_shadow, request, opened, options))
+        searched = time.perf_counter() - began
+        answer = Spoken(opened, grounds, options, partial(_ended, request, opened, options, searched))
         if asked.stream:
             await held.enter_async_context(answer)
             if await unless_gone(request.receive, answer.begin()) is None:
@@ -155,8 +158,12 @@ class Stream(Response):
         return events + wire.DONE
 
 
-def _shadow(request: Request, opened: Opened, options: Options, answer: Answer, said: Said) -> None:
-    """Ask the shadow the same, once the caller has the answer."""
+def _ended(request: Request, opened: Opened, options: Options, search: float, answer: Answer, said: Said) -> None:
+    """Remember it if it was slow, and ask the shadow the same, once the caller has the answer."""
+    who: Principal = request.state.principal
+    first, total = search + said.first, search + said.total
+    kind = (said.tokens, said.basis, opened.id, said.service, who.tenant, who.groups, request.state.id, answer.grounds.question)
+    origin(request).slowest.add(Slow(time.time(), total, search, first, *kind))
     copy = Copy(answer.grounds, options, answer, said)
     origin(request).shadow.follow(lambda: origin(request).releases.use(opened.id), copy)
 

@@ -118,7 +118,7 @@ def _all(*reports: Report) -> Report:
 
 def _shown(advance: Advance) -> Report:
     """A step on a bar."""
-    return lambda now: advance(now.step, now.steps, str(now), now.seconds_left)
+    return lambda now: advance(now.step, now.steps, str(now), now.seconds_left, now.figures)
 
 
 def _counted(search: Search, advance: Advance) -> Search:

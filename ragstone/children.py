@@ -27,11 +27,12 @@ def spawn(
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
     quiet: bool = False,
+    detached: bool = False,
 ) -> subprocess.Popen[bytes]:
     """`python -m ragstone <arguments>`, its output appended to `log` (None: to ours), with `environment` over ours.
 
-    A `quiet` one only reports errors. On Linux it gets SIGTERM when this process dies, and `background` work runs on what the other
-    processes leave of the CPU.
+    A `quiet` one only reports errors. On Linux it gets SIGTERM when this process dies, unless it is `detached`, and `background` work runs
+    on what the other processes leave of the CPU.
     """
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,8 @@ def spawn(
             stderr=output,
             cwd=folder,
             env={**os.environ, **(environment or {})},
-            preexec_fn=_bound_to_parent(background),
+            start_new_session=detached,
+            preexec_fn=_prepared(background, bound=not detached),
         )
 
 
@@ -112,14 +114,14 @@ class Kept:
         self.process = spawn(self.arguments, self.log, folder=self.folder, environment=self.environment, quiet=self.quiet)
 
 
-def _bound_to_parent(background: bool) -> Callable[[], None]:
+def _prepared(background: bool, bound: bool) -> Callable[[], None]:
     """What the child runs before its program: follow the parent into death, step back in the queue for the CPU."""
     parent = os.getpid()
 
     def prepare() -> None:
-        if sys.platform == "linux":
+        if bound and sys.platform == "linux":
             ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-        if os.getppid() != parent:
+        if bound and os.getppid() != parent:
             os._exit(1)  # the parent died between fork and prctl
         if background:
             os.nice(10)

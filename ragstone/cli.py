@@ -144,9 +144,8 @@ def train(
     explain: Annotated[bool, typer.Option("--explain", help="Print the calls that this would make, and send none.")] = False,
 ) -> None:
     """Train an embedding model on the newest snapshot, judge it against the one in force, promote it if it wins."""
-    from ragstone import lessons, project
+    from ragstone import lessons, project, runs
     from ragstone import train as training
-    from ragstone.children import interruptible
 
     settings, store = opened(strict=strict)
     options = {"job_name": job_name, "oss_path": oss_path, "framework": framework, "instance_type": instance_type}
@@ -156,8 +155,10 @@ def train(
     if explain:
         print("\n".join([training.explain(url, settings.train.minutes), *lessons.explain(settings)]))
         return
-    with interruptible():  # `ragstone up` ends it so; the checkpoint is written either way
-        print(project.train(settings, store, Terminal(), promote=promote))
+    with runs.kept(settings.work_folder, "train", Terminal()) as (show, ended):  # `ragstone up` ends it by SIGTERM
+        verdict = project.train(settings, store, show, promote=promote)
+        ended.result = {"verdict": str(verdict), "promoted": verdict.promoted}
+        print(verdict)
 
 
 @app.command()
@@ -211,6 +212,29 @@ def collect(
             collecting.remove_half(store, half)
         print(f"{half.prefix[:20]}  {half.size / 1e6:>8.1f} MB  never finished")
     print(f"{len(found) + len(halves)} {'removed' if delete else 'would be removed; to do it: ragstone collect --delete'}", file=sys.stderr)
+
+
+@app.command()
+def forget(
+    documents: Annotated[list[str], typer.Argument(help="Paths below the source folder, as the documents are cited.")],
+    delete: Annotated[bool, typer.Option("--delete", help="Do it; else it is only said what would be done.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Let what was forgotten be staged again.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Say where documents are, and with --delete take them out of everything: store, indexes, releases, cached answers, feedback."""
+    from ragstone import forget as forgetting
+    from ragstone import runs
+
+    settings, store = opened()
+    if undo:
+        forgetting.undo(store, documents)
+        return
+    with runs.kept(settings.work_folder, "forget", Terminal()) as (show, ended):
+        done = forgetting.forget(settings, store, documents, show) if delete else forgetting.report(settings, store, documents)
+        ended.result = done.json()
+    print(json.dumps(done.json(), indent=1, ensure_ascii=False) if as_json else done)
+    if not delete:
+        print("nothing was changed; to do it: the same with --delete", file=sys.stderr)
 
 
 @app.command()
@@ -328,19 +352,28 @@ def retrieve(
 
 @app.command("eval")
 def evaluate(
-    questions: Annotated[Path, typer.Option(help="A JSONL file: question, and what answers it (document or passage), if that is known.")],
+    questions: Annotated[
+        Path | None, typer.Option(help="A JSONL file: question, and what answers it (document or passage), if that is known.")
+    ] = None,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Ask what training holds out of the documents, without a file.")] = False,
     release: Annotated[list[str] | None, typer.Option(help="A channel or release id; twice to compare two; default: the channel.")] = None,
     answers: Annotated[bool, typer.Option(help="Generate and judge answers too; without them it takes seconds.")] = True,
     groups: Groups = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures and every question's marks as JSON.")] = False,
 ) -> None:
     """Examine a release on questions of your own, or compare two: what is found, what is answered, and how well that is grounded."""
-    from ragstone import project
+    from ragstone import project, runs
     from ragstone.corpus import questions as asked
+    from ragstone.errors import ExamError
 
+    if (questions is None) is not held_out:
+        raise ExamError("an exam needs questions: a file of yours, or those held out", "ragstone eval --questions questions.jsonl")
     settings, store = opened()
-    posed = asked.read(questions, members(groups))
-    report = project.examine(settings, store, posed, release or [], Terminal(), answers=answers)
+    names = release or [settings.project.channel]
+    posed = asked.read(questions, members(groups)) if questions else project.held_out(settings, store, names[0], members(groups))
+    with runs.kept(settings.work_folder, "eval", Terminal()) as (show, ended):
+        report = project.examine(settings, store, posed, names, show, answers=answers)
+        ended.result = {**report.json(), "asked": len(posed), "groups": sorted({group for one in posed for group in one.groups})}
     print(json.dumps(report.json(), indent=1, ensure_ascii=False) if as_json else report)
     for one in report.unusable:
         print(f"not judged by passages: {one.where} {one.reason}", file=sys.stderr)

@@ -83,7 +83,12 @@ def remove(settings: Settings, store: Store, digest: str) -> None:
     note = f"{ROOT}{digest}/{indexes.PLACE}"
     if store.stat(note):
         indexes.remove(json.loads(store.get(note)), settings.index)
-    keys = [stat.key for stat in store.list(f"{ROOT}{digest}/")]
+    remove_folder(store, f"{ROOT}{digest}")
+
+
+def remove_folder(store: Store, prefix: str) -> None:
+    """The end of a published folder."""
+    keys = [stat.key for stat in store.list(f"{prefix}/")]
     for key in sorted(keys, key=lambda key: not key.endswith(f"/{NAME}")):  # from then on nobody sees the rest
         store.delete(key)
 

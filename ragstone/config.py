@@ -245,10 +245,12 @@ class Access:
 
 @dataclass(frozen=True)
 class Telemetry:
-    """Where spans go."""
+    """Where spans go, and what is remembered of questions."""
 
     otlp: str = ""
     """An OTLP/HTTP endpoint for spans; empty sends none."""
+    questions: bool = False
+    """The words of the slowest questions are kept in memory for an hour and shown to administrators of the same groups."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal["requests", "tokens"]
@@ -73,9 +73,10 @@ class Reservation:
 class Allowance:
     """What one key may still do."""
 
-    __slots__ = ("requests", "tokens")
+    __slots__ = ("requests", "tenant", "tokens")
 
-    def __init__(self, rpm: int, tpm: int) -> None:
+    def __init__(self, rpm: int, tpm: int, tenant: str = "") -> None:
+        self.tenant = tenant
         self.requests = Limit(rpm)
         self.tokens = Limit(tpm)
 
@@ -95,20 +96,33 @@ class Allowance:
         return self.requests.standing(now), self.tokens.standing(now)
 
 
+TOLD = 50
+"""Keys whose limits are told at once."""
+
+
 class Limits:
     """The allowance of every key that was seen."""
 
     def __init__(self) -> None:
         self._allowances: dict[str, Allowance] = {}
 
-    def of(self, key: str, rpm: int, tpm: int, now: float) -> Allowance:
+    def of(self, key: str, rpm: int, tpm: int, now: float, tenant: str = "") -> Allowance:
         """The key's allowance, a fresh one on its first request."""
         allowance = self._allowances.get(key)
         if allowance is None:
             if len(self._allowances) >= KEPT:
                 self._forget(now)
-            allowance = self._allowances[key] = Allowance(rpm, tpm)
+            allowance = self._allowances[key] = Allowance(rpm, tpm, tenant)
         return allowance
+
+    def told(self, now: float, most: int = TOLD) -> list[dict[str, Any]]:
+        """What each key has left and whose it is, as JSON's values; those that have the smallest share left first."""
+        standings = [(key, one.tenant, *one.standings(now)) for key, one in self._allowances.items()]
+        standings.sort(key=lambda row: min(one.remaining / one.limit for one in row[2:]))
+        return [
+            {"key": key, "tenant": tenant, "requests": asdict(requests), "tokens": asdict(tokens)}
+            for key, tenant, requests, tokens in standings[:most]
+        ]
 
     def _forget(self, now: float) -> None:
         """An allowance of which nothing is taken equals a fresh one."""

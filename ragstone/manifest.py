@@ -56,12 +56,17 @@ class Manifest:
             if sha256(path) != digest:
                 raise StoreError(f"{self.prefix}/{name} is not what was published to {self.url}: its SHA-256 differs", self._mend)
 
+    @property
+    def place(self) -> Path:
+        """Where the folder's copy is in this machine's cache, if there is one."""
+        return cache_folder() / "published" / hashlib.sha256(self.data).hexdigest()
+
     def copy(self, pull: Pull) -> Path:
         """The folder's checked copy in the cache, made by `pull` unless it is there.
 
         It is named by the manifest's digest and moved into place whole: processes may ask for it at the same time, one may be killed.
         """
-        place = cache_folder() / "published" / hashlib.sha256(self.data).hexdigest()
+        place = self.place
         if place.is_dir():
             try:
                 self.check(place)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 
 RAW = "raw"
+HELD_OUT = 100
+"""Questions made of the documents that an exam asks: their answers take a while."""
 
 
 def store_of_raw(destination: str, project_store: str = "") -> str:
@@ -298,6 +300,25 @@ def examine(
     if kept:
         file.unlink(missing_ok=True)
     return report
+
+
+def held_out(settings: Settings, store: Store, name: str, groups: tuple[str, ...]) -> tuple[Posed, ...]:
+    """The questions that training would hold out of a release's documents, those that the groups may read; some, spread over all.
+
+    Their words stand in the passages, which the gate would cut out: a release does better on them than on people's questions. Raises
+    `ExamError` when the documents give none.
+    """
+    from ragstone.corpus import pairs
+    from ragstone.corpus import snapshot as snapshots
+    from ragstone.corpus.labels import Target
+    from ragstone.corpus.questions import Posed
+
+    snapshot = releases.load(store, releases.resolve(store, name)).snapshot
+    chunks = [chunk for chunk in snapshots.load(store, snapshot).chunks if not {*groups}.isdisjoint(chunk.groups)]
+    mined = pairs.mine(chunks, questions=HELD_OUT, seed=settings.train.seed)
+    if not mined.questions:
+        raise ExamError(f"no question can be held out: {mined.unsuitable}", "ragstone eval --questions questions.jsonl")
+    return tuple(Posed(one.text, groups, tuple(Target(name=id) for id in one.relevant), where=one.document) for one in mined.questions)
 
 
 def _sit(settings: Settings, store: Store, id: str, questions: Sequence[Posed], kept: Kept | None, show: Show) -> Paper:

@@ -76,6 +76,11 @@ class Progress:
     held_out: float | None = None
     """The loss over the pairs that are not learned from, when they were last looked at."""
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """The losses by name."""
+        return {"loss": self.loss} | ({} if self.held_out is None else {"held_out": self.held_out})
+
     def __str__(self) -> str:
         """How well it goes, in a few words.
 

@@ -97,6 +97,17 @@ def saved(store: Store) -> list[str]:
     return [stat.key.removeprefix("releases/").removesuffix(".json") for stat in store.list("releases/")]
 
 
+def withdraw(store: Store, id: str) -> None:
+    """From now on the release can't be put in force: a part of it is gone on purpose."""
+    with contextlib.suppress(Conflict):
+        store.create(f"withdrawn/{id}.json", b"{}")
+
+
+def withdrawn(store: Store) -> set[str]:
+    """The releases that can't be put in force any more. Costs one listing."""
+    return {stat.key.removeprefix("withdrawn/").removesuffix(".json") for stat in store.list("withdrawn/")}
+
+
 def diff(one: Release, other: Release) -> list[tuple[str, object, object]]:
     """The parts in which two releases differ: name, the one's value, the other's; nothing when they are the same release."""
     left, right = asdict(one), asdict(other)
@@ -131,9 +142,11 @@ def promote(
     """Put release `id` in force on `channel`, atomically; `canary` shares some conversations out to other releases.
 
     `after` is the number of the record that the decision rests on: when another is in force by now, nothing is promoted. Raises
-    `Conflict` when another promotion came first, `ReleaseError` when the release is not in the store.
+    `Conflict` when another promotion came first, `ReleaseError` when the release is not in the store, or was withdrawn.
     """
     load(store, id)
+    if gone := {id, *(canary or {})} & withdrawn(store):
+        raise ReleaseError(f"{min(gone)} was withdrawn: documents of it were forgotten", "ragstone release list")
     last = current(store, channel)
     in_force = last.number if last else 0
     number = in_force + 1
@@ -147,17 +160,18 @@ def promote(
     return record
 
 
-def canary(store: Store, channel: str, id: str, share: int) -> Record:
+def canary(store: Store, channel: str, id: str, share: int, *, after: int | None = None) -> Record:
     """Let release `id` answer `share` per cent of the channel's conversations, beside the one in force; 0 ends that.
 
-    Raises `ReleaseError` when nothing is in force, or a share can't be, `Conflict` when a promotion came first.
+    `after` is as for `promote`. Raises `ReleaseError` when nothing is in force, or a share can't be, `Conflict` when a promotion came
+    first.
     """
     load(store, id)
     last = current(store, channel)
     if last is None or last.release == id or not 0 <= share < 100:
         beside = last.release if last else "no release"
         raise ReleaseError(f"{id} can't have {share} % of the conversations beside {beside}: 0 to 99 % beside another can be")
-    return promote(store, channel, last.release, after=last.number, canary={id: share} if share else {})
+    return promote(store, channel, last.release, after=last.number if after is None else after, canary={id: share} if share else {})
 
 
 def purge(store: Store, channel: str) -> float:
@@ -186,7 +200,8 @@ def rollback(store: Store, channel: str) -> Record:
     if last.canary:
         alone = [record.number for record in standing if record.release == last.release and not record.canary]
         return promote(store, channel, last.release, after=last.number, returns_to=alone[-1] if alone else None)
-    earlier = [record for record in standing if record.release != last.release]
+    gone = withdrawn(store)
+    earlier = [record for record in standing if record.release != last.release and record.release not in gone]
     if not earlier:
         raise ReleaseError(f"channel {channel} has no release before {last.release}", f"ragstone release list --channel {channel}")
     return promote(store, channel, earlier[-1].release, after=last.number, returns_to=earlier[-1].number)
@@ -201,7 +216,7 @@ def reachable(store: Store, back: int | None = None) -> set[str]:
         found.update(latest if back is None else latest[: back + 1])
         now = current(store, channel)
         found.update(now.canary if now else ())
-    return found
+    return found - withdrawn(store)
 
 
 def _standing(records: list[Record]) -> list[Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Protocol, TypeVar
@@ -17,10 +17,13 @@ Done = Callable[[int], None]
 class Advance(Protocol):
     """Called with how many units were done in all so far, and with how many there are once that is known.
 
-    `note` is what else is to be said of them; `left` the seconds to the end, where they are known better than by the pace of the bar.
+    `note` is what else is to be said of them; `left` the seconds to the end, where they are known better than by the pace of the bar;
+    `figures` what was measured there, by name.
     """
 
-    def __call__(self, done: int, total: int | None = None, note: str = "", left: float | None = None) -> None: ...
+    def __call__(
+        self, done: int, total: int | None = None, note: str = "", left: float | None = None, figures: Mapping[str, float] | None = None
+    ) -> None: ...
 
 
 class Show(Protocol):
@@ -62,7 +65,7 @@ class Silence:
 
     @contextmanager
     def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:
-        yield lambda done, total=None, note="", left=None: None
+        yield lambda done, total=None, note="", left=None, figures=None: None
 
 
 class Terminal:
@@ -94,4 +97,10 @@ class Terminal:
         columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), Left(), note)
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             task = progress.add_task(label, total=total, note="", left=None)
-            yield lambda done, total=None, note="", left=None: progress.update(task, completed=done, total=total, note=note, left=left)
+
+            def advance(
+                done: int, total: int | None = None, note: str = "", left: float | None = None, figures: Mapping[str, float] | None = None
+            ) -> None:
+                progress.update(task, completed=done, total=total, note=note, left=left)
+
+            yield advance

@@ -89,7 +89,7 @@ def curve(steps: Sequence[Progress], points: int = 200) -> list[dict[str, float]
     """The losses of a run by step, at most so many of them, the last one included. Of a resumed run it begins where that resumed."""
     stride = max(1, math.ceil(len(steps) / points))
     kept = reversed(steps[::-1][::stride])
-    return [{"step": now.step, "loss": now.loss} | ({} if now.held_out is None else {"held_out": now.held_out}) for now in kept]
+    return [{"step": now.step, **now.figures} for now in kept]
 
 
 def figures(verdict: Verdict) -> dict[str, object]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ragstone import access, project
+from ragstone import access, project, runs
 from ragstone.children import Kept, interruptible, spawn, stop
 from ragstone.config import ENGINE, Settings
 from ragstone.errors import AccessError, ConfigError, RagstoneError
@@ -96,6 +96,7 @@ def _running(settings: Settings, show: Show) -> Iterator[tuple[Kept, Kept]]:
     finally:
         edge.stop()
         origin.stop()
+        runs.end_detached(settings.work_folder)
 
 
 def _wait(settings: Settings, kept: tuple[Kept, Kept], route: str) -> None:

@@ -26,7 +26,7 @@ from ragstone.show import Silence
 class Killer(Silence):
     @contextmanager
     def bar(self, label, total=None):
-        def advance(done, total=None, note="", left=None):
+        def advance(done, total=None, note="", left=None, figures=None):
             if label == sys.argv[4] and done >= int(sys.argv[5]):
                 os.kill(os.getpid(), signal.SIGKILL)
         if label == "index" == sys.argv[4]:

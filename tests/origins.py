@@ -18,7 +18,7 @@ import uvicorn
 from ragstone import access, config, project, store
 from ragstone.access import Principal
 from ragstone.api import app
-from ragstone.config import GroupRule, Settings
+from ragstone.config import Settings
 from ragstone.listen import bind
 from ragstone.release import Release
 from ragstone.show import Silence
@@ -68,11 +68,13 @@ class Site:
 
 
 def site(folder: Path, serve_url: str, **serve: Any) -> Site:
-    """The manuals, one document only for the group `managers`, and a release of them."""
+    """The manuals, one document only for the group `managers`, and a release of them. Commands that run there see the same settings."""
     write_manuals(folder / "docs")
     (folder / "docs" / "vault.md").write_text(SECRET)
-    settings = config.override(config.load(folder, {}), "serve", url=serve_url, **serve)
-    settings = config.override(settings, "corpus", groups=(GroupRule("vault.md", ("managers",)),))
+    written = [f"{name} = {json.dumps(value)}" for name, value in {"url": serve_url, **serve}.items()]
+    rule = '[[corpus.groups]]\nmatch = "vault.md"\ngroups = ["managers"]'
+    (folder / config.FILE).write_text("\n".join(["[serve]", *written, rule, ""]))
+    settings = config.load(folder, {})
     made = Site(settings, store.connect(settings.store_url))
     made.build()
     return made

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ragstone import access, release
-from ragstone.api import app, live
+from ragstone.api import app, live, runs
 from ragstone.corpus import labels
 from tests.origins import Origin, Reply, Site, running, site, until
 from tests.speaker import Speaker
@@ -92,6 +93,12 @@ def test_a_file_that_could_not_be_read_is_named_with_its_reason(origin: Origin) 
     assert failure["reason"]
 
 
+def test_only_a_pdf_that_one_may_read_has_pages(origin: Origin) -> None:
+    for name in ("vault.md", "nothing.md"):
+        assert refusal(origin.request("POST", "/v1/documents/page", {"document": name})) == (404, "not_found")
+    assert "no PDF" in origin.request("POST", "/v1/documents/page", {"document": "pump.md"}).json["error"]["message"]
+
+
 # ---- feedback
 
 
@@ -149,6 +156,24 @@ def test_promotion_and_rollback_are_refused_once_another_record_is_in_force(orig
     until(lambda: origin.release == before)
 
 
+def test_a_canary_gets_a_share_and_gives_it_back_unless_another_record_came_first(origin: Origin) -> None:
+    before = origin.release
+    id = post(origin, "/admin/releases", {"release": before, "top_k": 4}).json["release"]
+    number = records(origin)[-1]["number"]
+    told = {"channel": "production", "release": id, "after": number}
+    assert post(origin, "/admin/canary", {**told, "share": 30}).json["canary"] == {id: 30}
+    until(lambda: origin.request("GET", "/v1/release").json["canary"] == {id: 30})
+    assert refusal(post(origin, "/admin/canary", {**told, "share": 40})) == (409, "conflict")
+    assert post(origin, "/admin/canary", {**told, "after": number + 1, "share": 0}).json["canary"] == {}
+    assert refusal(post(origin, "/admin/canary", {**told, "share": 100})) == (400, "invalid_request")
+    assert [record["release"] for record in records(origin)[-3:]] == [before] * 3
+
+
+def records(origin: Origin) -> list[dict[str, Any]]:
+    listed = origin.request("GET", "/admin/releases", token=administrator(origin.site)).json
+    return list(listed["channels"]["production"])
+
+
 def test_a_release_that_is_not_there_is_said(origin: Origin) -> None:
     reply = post(origin, "/admin/promote", {"channel": "production", "release": "r-000000000000", "after": 1})
     assert refusal(reply) == (404, "release_not_found")
@@ -166,6 +191,24 @@ def test_models_name_their_releases(origin: Origin) -> None:
     assert told["verdicts"] == []
 
 
+def test_a_map_of_terms_is_made_of_what_one_may_read(origin: Origin) -> None:
+    told = origin.request("GET", "/admin/models", token=administrator(origin.site)).json
+    asked = {"before": told["in_force"], "after": told["in_force"]}
+    seen = {term["word"] for term in post(origin, "/admin/terms", asked, ("managers", "public")).json["terms"]}
+    mine = post(origin, "/admin/terms", asked).json["terms"]
+    assert "house" in seen, "in the rota and in the vault"
+    assert "house" not in {term["word"] for term in mine}, "in the rota alone, as far as one may read"
+    assert max(term["moved"] for term in mine) < 1e-5, "the same model twice"
+    assert refusal(post(origin, "/admin/terms", {"before": "0" * 64, "after": told["in_force"]})) == (404, "model_not_found")
+
+
+def test_slow_answers_are_told_without_their_question(origin: Origin) -> None:
+    assert origin.chat(PRIMED).status == 200
+    slowest = origin.request("GET", "/admin/serving", token=administrator(origin.site)).json["slowest"]
+    assert (slowest[0]["tenant"], slowest[0]["release"], slowest[0]["question"]) == ("acme", origin.release, "")
+    assert slowest[0]["total"] >= slowest[0]["first"] >= slowest[0]["search"] > 0
+
+
 def test_counts_come_once_or_as_events(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "PERIOD", 0.01)
     token = administrator(origin.site)
@@ -174,3 +217,68 @@ def test_counts_come_once_or_as_events(origin: Origin, monkeypatch: pytest.Monke
     assert once["release"] == events[-1]["release"] == origin.release
     served = [sum(count for _, count in event["samples"]["ragstone_requests_total"]) for event in (once, events[-1])]
     assert served[1] > served[0]
+
+
+# ---- training and exams
+
+
+def ended(origin: Origin, path: str, groups: tuple[str, ...] = ("public",)) -> dict[str, Any]:
+    """The newest run, once it is not under way any more."""
+    newest: list[dict[str, Any]] = []
+
+    def over() -> bool:
+        newest[:] = origin.request("GET", path, token=administrator(origin.site, groups)).json["runs"][:1]
+        return bool(newest) and newest[0]["state"] != "running"
+
+    until(over)
+    return newest[0]
+
+
+def test_a_training_run_is_started_once_and_told_as_events(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "PERIOD", 0.01)
+    begun = post(origin, "/admin/training", {"minutes": 1})
+    assert (begun.status, begun.json["state"]) == (201, "running")
+    assert refusal(post(origin, "/admin/training", {})) == (409, "conflict")
+    events = origin.request("GET", "/admin/training/live", token=administrator(origin.site)).events
+    assert json.loads(events[0])["runs"][0]["pid"] == begun.json["pid"]
+    run = ended(origin, "/admin/training")
+    assert (run["state"], run["pid"]) == ("done", begun.json["pid"])
+    assert "are needed to keep some out" in run["result"]["verdict"]
+    assert refusal(post(origin, "/admin/training", {"minutes": "many"})) == (400, "invalid_request")
+
+
+LINES = '{"question": "How long is the feed pump primed?", "document": "pump.md"}\n{"question": "Who won the cup?", "answerable": false}\n'
+
+
+def test_an_exam_compares_two_releases_and_hides_what_was_asked_as_others(origin: Origin) -> None:
+    one = post(origin, "/admin/releases", {"release": "production", "top_k": 1}).json["release"]
+    asked = {"releases": ["production", one], "questions": LINES, "answers": False}
+    assert post(origin, "/admin/exam", asked, ("managers", "public")).status == 201
+    hidden = ended(origin, "/admin/exam")
+    assert (hidden["state"], hidden["result"], hidden["hidden"]) == ("done", None, True)
+    seen = ended(origin, "/admin/exam", ("managers", "public"))["result"]
+    assert seen["releases"] == [origin.release, one]
+    assert [one["question"] for one in seen["questions"]] == [PRIMED, "Who won the cup?"]
+    assert post(origin, "/admin/exam", {"releases": [one], "questions": LINES, "answers": False}).status == 201
+    assert ended(origin, "/admin/exam")["result"]["asked"] == 2
+    older = origin.request("GET", "/admin/exam", token=administrator(origin.site, ("managers", "public"))).json["runs"][1]
+    assert (older["result"]["asked"], "questions" in older["result"]) == (2, False), "a list of long exams stays short"
+
+
+def test_questions_that_this_key_may_not_ask_are_refused(origin: Origin) -> None:
+    foreign = '{"question": "Which code?", "groups": ["managers"]}'
+    for text in (foreign, "no JSON"):
+        reply = post(origin, "/admin/exam", {"releases": ["production"], "questions": text})
+        assert (reply.status, reply.json["error"]["param"]) == (400, "questions")
+    assert refusal(post(origin, "/admin/exam", {"releases": []})) == (400, "invalid_request")
+
+
+def test_what_one_may_not_read_can_not_be_forgotten_and_a_look_changes_nothing(origin: Origin) -> None:
+    before = origin.release
+    for name in ("vault.md", "nothing.md", "--delete"):
+        assert refusal(post(origin, "/admin/forget", {"documents": [name]})) == (404, "not_found")
+    assert post(origin, "/admin/forget", {"documents": ["vault.md"]}, ("managers", "public")).status == 201
+    assert ended(origin, "/admin/forget")["hidden"]
+    told = ended(origin, "/admin/forget", ("managers", "public"))["result"]
+    assert (told["documents"], told["forgotten"]) == (["vault.md"], False)
+    assert origin.release == before

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -17,23 +18,27 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect
 
 from ragstone import access, config, release
+from ragstone import store as stores
 from ragstone.api.console import BUILT
 from ragstone.config import Corpus
 from ragstone.corpus import Document, snapshot
 from ragstone.corpus.chunk import chunk
 from ragstone.edge.local import Edge
+from ragstone.embedder import digest
 from ragstone.evaluate import Change, Verdict
 from ragstone.listen import bind
 from ragstone.store import publish
-from tests import browser, built, proxy
+from tests import browser, built, office, proxy
 from tests.origins import Origin, Site, running, site, until
 from tests.packages import packages
 from tests.speaker import Speaker
+from tests.tiny import tiny
 
 HOSTILE = """# <img src=x onerror="window.owned=1"> Relief valve
 
 The relief valve <img src=x onerror="window.owned=1"><script>window.owned=1</script> opens at 6 bar. [x](javascript:window.owned=1)
 """
+PRINTED = office.pdf(("Lubrication", "Oil is drawn off each spring."), ("Bearings", "The thrust bearing takes four litres of turbine oil."))
 TRUE = "Prime the feed pump for ninety seconds before it is started."
 PRIMED = "How long is the feed pump primed?"
 POLICY = ("Content Security Policy", "Trusted")
@@ -85,6 +90,7 @@ def shared(speaker: Speaker, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (folder / "docs").mkdir()
     (folder / "docs" / "hostile.md").write_text(HOSTILE)
     (folder / "docs" / "broken.pdf").write_bytes(b"this is no PDF")
+    (folder / "docs" / "lubrication.pdf").write_bytes(PRINTED)
     made = site(folder, speaker.url)
     with running(made) as origin, edged(made, origin.url) as url:
         yield Place(url, origin, administrator(made))
@@ -229,6 +235,19 @@ def test_an_answer_comes_with_its_source_marked_in_its_document(page: Page, plac
     expect(page.locator("dialog")).to_contain_text("The feed pump moves condensate")
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_a_passage_of_a_pdf_stands_beside_its_page(page: Page, place: Place, speaker: Speaker) -> None:
+    speaker.reset("The thrust bearing takes four litres of turbine oil.")
+    enter(page, place)
+    ask(page, "How many litres of turbine oil does the thrust bearing take?")
+    page.locator(".citations button").first.click()
+    expect(page.locator("dialog mark")).to_contain_text("four litres")
+    image = page.get_by_role("img", name="The page on which the passage begins")
+    expect(image).to_be_visible()
+    expect(image).to_have_js_property("naturalWidth", 1000)
+    assert not browser.barriers(page)
+    picture(page, "page")
 
 
 def test_the_cache_says_when_it_answered(page: Page, place: Place) -> None:
@@ -398,6 +417,87 @@ def test_ten_thousand_documents_come_page_by_page(page: Page, place: Place, tmp_
         until(lambda: place.origin.release == before)
 
 
+@pytest.fixture
+def own(speaker: Speaker, tmp_path: Path) -> Iterator[Place]:
+    """A place that a test may change for good."""
+    (tmp_path / "docs").mkdir()
+    with running(site(tmp_path, speaker.url)) as origin, edged(origin.site, origin.url) as url:
+        yield Place(url, origin, administrator(origin.site))
+
+
+def test_a_document_is_forgotten_once_one_has_seen_what_that_removes(page: Page, own: Place) -> None:
+    before = own.origin.release
+    enter(page, own, "documents")
+    browser.reach(page, "Forget pump.md")
+    page.keyboard.press("Enter")
+    told = page.get_by_role("region", name="Forgetting")
+    expect(told).to_contain_text("What forgetting pump.md would remove")
+    expect(told).to_contain_text("pump.md lies in the source folder")
+    assert own.origin.release == before
+    assert not browser.barriers(page)
+    picture(page, "forget")
+    browser.reach(page, "Forget it for good")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(told).to_contain_text("Forgotten: pump.md")
+    until(lambda: own.origin.release != before)
+    expect(page.get_by_role("button", name="Forget valve.md")).to_be_visible()
+    found = own.origin.request("POST", "/v1/retrieve", {"query": PRIMED}).json["data"]
+    assert "pump.md" not in {hit["document"] for hit in found}
+    assert own.origin.request("POST", "/v1/documents", {"document": "pump.md"}).status == 404
+
+
+# ---- canaries
+
+
+def test_a_release_is_tried_on_some_conversations_and_withdrawn(page: Page, place: Place) -> None:
+    store, before = place.site.store, place.origin.release
+    other = release.save(store, replace(release.load(store, before), prompt=release.load(store, before).prompt + "  "))
+    enter(page, place, "releases")
+    page.get_by_role("row", name=other).get_by_role("button", name="Try on some").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Share in per cent")).to_be_focused()
+    page.keyboard.press("End")
+    expect(page.get_by_label("Share, as a number")).to_have_value("99")
+    page.get_by_label("Share, as a number").fill("25")
+    page.keyboard.press("Tab")
+    assert not browser.barriers(page)
+    picture(page, "canary")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="In force")).to_contain_text(f"25 % to {other}")
+    until(lambda: place.origin.request("GET", "/v1/release").json["canary"] == {other: 25})
+    page.get_by_role("row", name=other).get_by_role("button", name="Withdraw").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="In force")).not_to_contain_text(other)
+    until(lambda: place.origin.request("GET", "/v1/release").json["canary"] == {})
+
+
+# ---- evaluation
+
+
+def test_two_releases_are_examined_side_by_side_on_a_file_of_questions(page: Page, place: Place, tmp_path: Path) -> None:
+    store, before = place.site.store, place.origin.release
+    parent = release.load(store, before)
+    other = release.save(store, replace(parent, retrieval={**parent.retrieval, "similarity_threshold": 0.99}))
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"question": PRIMED, "document": "pump.md"}))
+    enter(page, place, "exam")
+    page.get_by_label("Beside").select_option(other)
+    page.get_by_label("Questions, a .jsonl file").set_input_files(tmp_path / "questions.jsonl")
+    browser.reach(page, "Evaluate")
+    page.keyboard.press("Enter")
+    figures = page.get_by_role("region", name="Figures")
+    expect(figures.get_by_role("row", name="recall@10")).to_contain_text("1.000")
+    expect(figures).to_contain_text(other)
+    expect(page.get_by_role("region", name="Past evaluations")).to_contain_text("1 question")
+    browser.reach(page, "Question by question")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Question by question")).to_contain_text("rank 1")
+    assert not browser.barriers(page)
+    picture(page, "evaluation")
+
+
 # ---- models and serving
 
 
@@ -419,6 +519,82 @@ def test_a_verdict_shows_its_interval_and_its_questions(page: Page, place: Place
     picture(page, "models")
 
 
+TRAINED = """[train]
+base = "{base}"
+minutes = 5
+batch = 2
+[serve]
+url = "{serve}"
+"""
+
+
+@pytest.fixture(scope="module")
+def school(speaker: Speaker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A corpus that can be trained on, and a base that is small enough to be, in steps that are many enough to be watched."""
+    folder = tmp_path_factory.mktemp("school")
+    (folder / "docs").mkdir()
+    for name, text in sorted(topics.items())[:40]:
+        (folder / "docs" / f"{name}.txt").write_text(text)
+    (folder / config.FILE).write_text(TRAINED.format(base=tiny(folder / "base"), serve=speaker.url))
+    settings = config.load(folder, {})
+    made = Site(settings, stores.connect(settings.store_url))
+    made.build()
+    with running(made) as origin:
+        yield Place(origin.url, origin, administrator(made))
+
+
+def test_a_training_run_is_begun_watched_and_stopped(page: Page, school: Place) -> None:
+    enter(page, school, "models")
+    browser.reach(page, "Start training")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("Under way: training", timeout=10 * browser.PATIENCE)
+    expect(page.get_by_role("img", name="Loss by step")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("left")
+    assert not browser.barriers(page)
+    picture(page, "training")
+    browser.reach(page, "Stop")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Past training runs")).to_contain_text("when it was stopped")
+    expect(page.get_by_role("button", name="Start training")).to_be_visible()
+
+
+def test_a_map_shows_which_terms_moved_most(page: Page, school: Place) -> None:
+    store, other = school.site.store, tiny(school.site.settings.folder / "other", seed=18)
+    stores.publish(store, f"models/{digest(other)}", other)
+    enter(page, school, "models")
+    in_force = release.load(store, school.origin.release).model
+    page.get_by_label("Before").select_option(in_force)
+    page.get_by_label("After").select_option(digest(other))
+    browser.reach(page, "Draw the map")
+    page.keyboard.press("Enter")
+    rows = page.get_by_role("region", name="Terms that moved most").get_by_role("row")
+    expect(rows).to_have_count(21)
+    moved = [float(rows.nth(at).get_by_role("cell").first.inner_text()) for at in range(1, 21)]
+    assert moved == sorted(moved, reverse=True)
+    assert moved[-1] > 0
+    expect(page.get_by_role("img", name="terms before and after").locator("canvas")).to_be_visible()
+    assert not browser.barriers(page)
+    page.get_by_role("img", name="terms before and after").evaluate("(map) => map.scrollIntoView()")
+    picture(page, "terms")
+
+
+def test_an_origin_that_starts_again_still_knows_the_run(page: Page, school: Place) -> None:
+    began = school.origin.request("POST", "/admin/training", {}, school.token).json
+    until(lambda: [run["stage"] for run in runs(school.origin, school, "running")] != ["start"])
+    with running(school.site) as again:
+        enter(page, school, "models", url=again.url)
+        expect(page.get_by_role("status")).to_contain_text("Under way")
+        again.request("POST", "/admin/training/stop", {}, school.token)
+        expect(page.get_by_role("button", name="Start training")).to_be_visible()
+        assert runs(again, school, "stopped")[0]["pid"] == began["pid"]
+
+
+def runs(at: Origin, school: Place, state: str) -> list[dict[str, Any]]:
+    told = at.request("GET", "/admin/training", token=school.token).json["runs"]
+    return [run for run in told if run["state"] == state]
+
+
 def test_serving_is_live(page: Page, place: Place) -> None:
     enter(page, place, "serving")
     shares = page.get_by_role("region", name="Answers of the edge by cache state")
@@ -428,6 +604,8 @@ def test_serving_is_live(page: Page, place: Place) -> None:
     replace(place.origin, url=place.url).request("POST", "/v1/chat/completions", question)
     expect(shares.get_by_role("row", name="miss").get_by_role("cell").nth(1)).to_have_text(str(before + 1))
     expect(page.get_by_role("region", name="Versions")).to_contain_text("speaker/")
+    expect(page.get_by_role("region", name="Slowest answers")).to_contain_text("acme")
+    expect(page.get_by_role("region", name="Limits by tenant")).to_contain_text("of 1,000,000")
     assert not browser.barriers(page)
     picture(page, "serving")
 
@@ -435,7 +613,7 @@ def test_serving_is_live(page: Page, place: Place) -> None:
 # ---- everywhere
 
 
-SCREENS = ("Ask", "Retrieval test", "Releases", "Documents", "Models", "Serving and edge")
+SCREENS = ("Ask", "Retrieval test", "Releases", "Documents", "Models", "Evaluation", "Serving and edge")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -459,7 +637,7 @@ def test_an_origin_that_is_down_is_said_and_asked_again(page: Page, place: Place
     with proxy.before(place.origin.url, fails) as between, edged(place.site, between.endpoint) as url:
         enter(page, place, url=url)
         down.set()
-        for name in ("Releases", "Documents", "Models", "Serving and edge"):
+        for name in ("Releases", "Documents", "Models", "Evaluation", "Serving and edge"):
             go(page, name)
             expect(page.get_by_role("alert")).to_contain_text("the origin")
         go(page, "Ask")

@@ -49,7 +49,9 @@ class Bar:
     def __init__(self) -> None:
         self.told: list[tuple[int, int | None, str, float | None]] = []
 
-    def __call__(self, done: int, total: int | None = None, note: str = "", left: float | None = None) -> None:
+    def __call__(
+        self, done: int, total: int | None = None, note: str = "", left: float | None = None, figures: Mapping[str, float] | None = None
+    ) -> None:
         self.told.append((done, total, note, left))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -204,7 +204,9 @@ class Bars(Silence):
 
     @contextmanager
     def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:
-        def advance(done: int, total: int | None = total, note: str = "", left: float | None = None) -> None:
+        def advance(
+            done: int, total: int | None = total, note: str = "", left: float | None = None, figures: Mapping[str, float] | None = None
+        ) -> None:
             self.reached[label] = done, total
 
         yield advance

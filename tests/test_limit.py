@@ -71,3 +71,12 @@ def test_keys_at_rest_are_forgotten_before_memory_runs_out(monkeypatch: pytest.M
         limits.of(f"k-{number}", 1, 1, now=1.0)
     assert limits.of("busy", 1, 1, now=1.0) is busy
     assert len(limits._allowances) <= 4
+
+
+def test_the_keys_with_least_left_are_told_first_with_their_tenants() -> None:
+    limits = Limits()
+    limits.of("calm", 60, 1000, 0.0, "acme")
+    limits.of("busy", 60, 1000, 0.0, "globex").take("tokens", 900, 0.0)
+    told = limits.told(0.0)
+    assert [(one["key"], one["tenant"], one["tokens"]["remaining"]) for one in told] == [("busy", "globex", 100), ("calm", "acme", 1000)]
+    assert [one["key"] for one in limits.told(0.0, most=1)] == ["busy"]

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from ragstone.corpus import Failure
+from ragstone.corpus.forgotten import Forgotten
 from ragstone.corpus.stage import IN_MEMORY, Count, Listing, _copy, blob, latest, stage
 from ragstone.errors import CorpusError
 from ragstone.store import Store, connect
@@ -209,7 +210,7 @@ def test_unreadable_files_and_folders_are_reported() -> None:
 def test_a_link_put_in_a_files_place_before_it_is_opened_is_not_followed(store: Store, source: Path, tmp_path: Path) -> None:
     secret = write(tmp_path / "secret.md", "secret")
     (source / "swapped.md").symlink_to(secret)
-    name, outcome, _ = _copy(store, {}, "swapped.md", source / "swapped.md")
+    name, outcome, _ = _copy(store, {}, Forgotten(), "swapped.md", source / "swapped.md")
     assert outcome == Failure(name, "can't be read: Too many levels of symbolic links")
 
 

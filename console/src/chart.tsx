@@ -47,3 +47,65 @@ function options(inside: HTMLElement, lines: Line[], time: boolean): uPlot.Optio
     ],
   };
 }
+
+export interface Moved {
+  word: string;
+  before: [number, number];
+  after: [number, number];
+  named: boolean;
+}
+
+const TALL = 420;
+
+/** Points before and after, a line from each to each; those that are named have their words. */
+export function Scatter({ name, points }: { name: string; points: Moved[] }) {
+  const place = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    const inside = place.current;
+    if (!inside) return undefined;
+    const drawn = new uPlot(scattered(inside, points), columns(points), inside);
+    const watch = new ResizeObserver(() => drawn.setSize({ width: inside.clientWidth, height: TALL }));
+    watch.observe(inside);
+    return () => (watch.disconnect(), drawn.destroy());
+  }, [points]);
+  return <div class="chart" role="img" aria-label={name} ref={place} />;
+}
+
+/** As uPlot takes them: every x in its order, with the one y or the other. */
+function columns(points: Moved[]): uPlot.AlignedData {
+  const all = points.flatMap(({ before, after }) => [{ at: before, first: true }, { at: after, first: false }]).toSorted((one, other) => one.at[0] - other.at[0]);
+  return [all.map(({ at }) => at[0]), all.map(({ at, first }) => (first ? at[1] : null)), all.map(({ at, first }) => (first ? null : at[1]))];
+}
+
+function scattered(inside: HTMLElement, points: Moved[]): uPlot.Options {
+  const colour = (variable: string): string => getComputedStyle(inside).getPropertyValue(variable).trim();
+  const series = (label: string, ink: string): uPlot.Series => ({ label, stroke: ink, paths: () => null, points: { show: true, size: 6, fill: ink } });
+  return {
+    width: inside.clientWidth || 300,
+    height: TALL,
+    cursor: { show: false },
+    legend: { show: true, live: false },
+    scales: { x: { time: false } },
+    axes: [{ show: false }, { show: false }],
+    series: [{}, series("before", colour("--quiet")), series("after", colour("--accent"))],
+    hooks: { draw: [(plot) => paths(plot, points, colour("--line"), colour("--ink"))] },
+  };
+}
+
+function paths(plot: uPlot, points: Moved[], line: string, ink: string): void {
+  const { ctx } = plot;
+  const spot = ([x, y]: [number, number]): [number, number] => [plot.valToPos(x, "x", true), plot.valToPos(y, "y", true)];
+  ctx.save();
+  ctx.strokeStyle = line;
+  ctx.fillStyle = ink;
+  ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
+  for (const { word, before, after } of points.filter((one) => one.named)) {
+    ctx.beginPath();
+    ctx.moveTo(...spot(before));
+    ctx.lineTo(...spot(after));
+    ctx.stroke();
+    const [x, y] = spot(after);
+    ctx.fillText(word, x + 6 * devicePixelRatio, y);
+  }
+  ctx.restore();
+}

@@ -3,6 +3,7 @@
 import { useState } from "preact/hooks";
 
 import { ask } from "./api";
+import { useForget } from "./forget";
 import { Problem, Screen, Sheet, Table, useLoaded } from "./parts";
 import type { Document, Listing, Span } from "./types";
 
@@ -14,25 +15,29 @@ export function Documents() {
   const [offset, setOffset] = useState(0);
   const [shown, setShown] = useState<string | null>(null);
   const { data, fault, again } = useLoaded((signal) => ask<Listing>("/admin/documents", { search, offset, limit: PAGE }, signal), [search, offset]);
+  const { look, section } = useForget(again);
   return (
-    <Screen title="Documents" lead="What the release in force holds for your groups. Take a file out of the folder and build, and it is gone.">
+    <Screen title="Documents" lead="What the release in force holds for your groups.">
       <label>
         Path or title holds <input type="search" value={search} onInput={(event) => (setSearch(event.currentTarget.value), setOffset(0))} />
       </label>
       <Problem fault={fault} again={again} />
-      {data && <Pages listing={data} move={setOffset} show={setShown} />}
+      {section}
+      {data && <Pages listing={data} move={setOffset} show={setShown} forget={(document) => void look(document)} />}
       {data && <Failures listing={data} />}
       {shown !== null && data && <Read key={shown} document={shown} release={data.release} close={() => setShown(null)} />}
     </Screen>
   );
 }
 
-function Pages({ listing, move, show }: { listing: Listing; move: (offset: number) => void; show: (document: string) => void }) {
+type Acts = { move: (offset: number) => void; show: (document: string) => void; forget: (document: string) => void };
+
+function Pages({ listing, move, show, forget }: { listing: Listing } & Acts) {
   const last = listing.offset + listing.data.length;
   return (
     <section aria-label="Documents">
-      <p role="status">{listing.total === 0 ? "None." : `${listing.offset + 1} to ${last} of ${listing.total.toLocaleString("en")}`}</p>
-      <Table name="Documents" heads={["Document", "Type", "Groups", "Characters", "Chunks"]}>
+      <p role="status" class="count">{listing.total === 0 ? "None." : `${listing.offset + 1} to ${last} of ${listing.total.toLocaleString("en")}`}</p>
+      <Table name="Documents" heads={["Document", "Type", "Groups", "Characters", "Chunks", ""]}>
         {listing.data.map((one) => (
           <tr key={one.document}>
             <td>
@@ -45,6 +50,11 @@ function Pages({ listing, move, show }: { listing: Listing; move: (offset: numbe
             <td>{one.groups.join(", ")}</td>
             <td>{one.characters.toLocaleString("en")}</td>
             <td>{one.chunks}</td>
+            <td>
+              <button type="button" aria-label={`Forget ${one.document}`} onClick={() => forget(one.document)}>
+                Forget
+              </button>
+            </td>
           </tr>
         ))}
       </Table>

@@ -6,6 +6,7 @@ import { useEffect, useState } from "preact/hooks";
 import { ask, type Fault } from "./api";
 import { Ask } from "./ask";
 import { Documents } from "./documents";
+import { Evaluation } from "./exam";
 import { Models } from "./models";
 import { asFault, Problem } from "./parts";
 import { Releases } from "./releases";
@@ -22,6 +23,7 @@ const SCREENS: { path: string; name: string; screen: ComponentType; admin: boole
   { path: "releases", name: "Releases", screen: Releases, admin: true },
   { path: "documents", name: "Documents", screen: Documents, admin: true },
   { path: "models", name: "Models", screen: Models, admin: true },
+  { path: "exam", name: "Evaluation", screen: Evaluation, admin: true },
   { path: "serving", name: "Serving and edge", screen: Serving, admin: true },
 ];
 

@@ -5,6 +5,8 @@ import { useMemo } from "preact/hooks";
 import { ask } from "./api";
 import { Chart } from "./chart";
 import { Digest, Problem, Screen, signed, Table, useLoaded, when } from "./parts";
+import { Terms } from "./terms";
+import { Training } from "./training";
 import type { Model, Models as All, Verdict } from "./types";
 
 export function Models() {
@@ -12,10 +14,12 @@ export function Models() {
   return (
     <Screen title="Models" lead="A model ships when held-out questions say that it is better. Otherwise the old one stays.">
       <Problem fault={fault} again={again} />
-      {data?.verdicts.length === 0 && <p>Nothing was trained yet: ragstone train</p>}
+      {data && <Training ended={again} />}
+      {data?.verdicts.length === 0 && <p>Nothing was trained yet.</p>}
       {data?.verdicts.map((verdict, at) => (
         <Judged key={at} verdict={verdict} />
       ))}
+      {data && <Terms key={data.models.length} models={data.models} inForce={data.in_force} />}
       {data && <Lineage models={data.models} inForce={data.in_force} />}
     </Screen>
   );

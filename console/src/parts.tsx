@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 
-import { Fault } from "./api";
+import { ask, Fault } from "./api";
 
 export interface Loaded<T> {
   data: T | null;
@@ -56,6 +56,42 @@ export function Screen({ title, lead, children }: { title: string; lead: string;
       </header>
       {children}
     </>
+  );
+}
+
+/** A button that asks once more before it acts, in its own place. */
+export function Act({ name, sure, path, body, done }: { name: string; sure: string; path: string; body: object; done: () => void }) {
+  const [asking, setAsking] = useState(false);
+  const [fault, setFault] = useState<Fault | null>(null);
+  async function act(): Promise<void> {
+    try {
+      await ask(path, body);
+      setFault(null);
+      done();
+    } catch (error) {
+      setFault(asFault(error));
+    }
+    setAsking(false);
+  }
+  if (!asking)
+    return (
+      <span>
+        <button type="button" onClick={() => setAsking(true)}>
+          {name}
+        </button>
+        <Problem fault={fault} again={done} />
+      </span>
+    );
+  return (
+    <span class="sure" role="group" aria-label={sure}>
+      {sure}{" "}
+      <button type="button" class="primary" autofocus ref={(button) => button?.focus()} onClick={() => void act()}>
+        Yes
+      </button>{" "}
+      <button type="button" onClick={() => setAsking(false)}>
+        No
+      </button>
+    </span>
   );
 }
 

@@ -1,9 +1,9 @@
 /** Releases: what each is made of, what differs, what is in force, and putting another in force. */
 
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
-import { ask, type Fault } from "./api";
-import { asFault, Digest, Problem, Screen, Table, useLoaded, when } from "./parts";
+import { ask } from "./api";
+import { Act, Digest, Problem, Screen, Table, useLoaded, when } from "./parts";
 import type { Entry, Release, Releases as All } from "./types";
 
 export function Releases() {
@@ -43,46 +43,11 @@ function InForce({ channels, channel, set, history, again }: { channels: string[
       {now && (
         <p>
           <code>{now.release}</code> is in force since {when(now.at)}
+          {trials(now)}
         </p>
       )}
       {history.length > 1 && now && <Act name="Roll back" sure={`Put back what was in force before ${now.release}?`} path="/admin/rollback" body={{ channel, after: now.number }} done={again} />}
     </section>
-  );
-}
-
-/** A button that asks once more before it acts, in its own place. */
-function Act({ name, sure, path, body, done }: { name: string; sure: string; path: string; body: object; done: () => void }) {
-  const [asking, setAsking] = useState(false);
-  const [fault, setFault] = useState<Fault | null>(null);
-  async function act(): Promise<void> {
-    try {
-      await ask(path, body);
-      setFault(null);
-      done();
-    } catch (error) {
-      setFault(asFault(error));
-    }
-    setAsking(false);
-  }
-  if (!asking)
-    return (
-      <span>
-        <button type="button" onClick={() => setAsking(true)}>
-          {name}
-        </button>
-        <Problem fault={fault} again={done} />
-      </span>
-    );
-  return (
-    <span class="sure" role="group" aria-label={sure}>
-      {sure}{" "}
-      <button type="button" class="primary" autofocus ref={(button) => button?.focus()} onClick={() => void act()}>
-        Yes
-      </button>{" "}
-      <button type="button" onClick={() => setAsking(false)}>
-        No
-      </button>
-    </span>
   );
 }
 
@@ -111,20 +76,60 @@ function Parts({ all, channel, history, again }: { all: All; channel: string } &
             <td>
               {one.release === now?.release ? (
                 "in force"
+              ) : one.withdrawn ? (
+                "withdrawn: it held what was forgotten"
               ) : (
-                <Act
-                  name="Promote"
-                  sure={`Put ${one.release} in force on ${channel}?`}
-                  path="/admin/promote"
-                  body={{ channel, release: one.release, after: now?.number ?? 0 }}
-                  done={again}
-                />
+                <>
+                  <Act
+                    name="Promote"
+                    sure={`Put ${one.release} in force on ${channel}?`}
+                    path="/admin/promote"
+                    body={{ channel, release: one.release, after: now?.number ?? 0 }}
+                    done={again}
+                  />{" "}
+                  {now && <Canary id={one.release} channel={channel} now={now} again={again} />}
+                </>
               )}
             </td>
           </tr>
         ))}
       </Table>
     </section>
+  );
+}
+
+/** A share of the conversations for a release, beside the one in force: chosen first, then given. */
+function Canary({ id, channel, now, again }: { id: string; channel: string; now: Entry; again: () => void }) {
+  const given = now.canary[id];
+  const [share, setShare] = useState(10);
+  const [open, setOpen] = useState(false);
+  const slider = useRef<HTMLInputElement>(null);
+  useEffect(() => slider.current?.focus(), [open]);
+  const body = { channel, release: id, after: now.number };
+  if (given)
+    return (
+      <span>
+        answers {given} % <Act name="Withdraw" sure={`Let ${now.release} answer all conversations again?`} path="/admin/canary" body={{ ...body, share: 0 }} done={again} />
+      </span>
+    );
+  if (!open)
+    return (
+      <button type="button" onClick={() => setOpen(true)}>
+        Try on some
+      </button>
+    );
+  const set = (event: { currentTarget: HTMLInputElement }): void => setShare(Math.min(99, Math.max(1, Number(event.currentTarget.value) || 1)));
+  return (
+    <span class="share" role="group" aria-label={`Share of ${id}`}>
+      <input type="range" min={1} max={99} value={share} aria-label="Share in per cent" ref={slider} onInput={set} />
+      <label>
+        <input type="number" min={1} max={99} value={share} aria-label="Share, as a number" onChange={set} /> % of the conversations
+      </label>
+      <Act name="Begin" sure={`Let ${id} answer ${share} % of the conversations on ${channel}?`} path="/admin/canary" body={{ ...body, share }} done={again} />
+      <button type="button" onClick={() => setOpen(false)}>
+        Cancel
+      </button>
+    </span>
   );
 }
 
@@ -198,6 +203,11 @@ function Value({ of, beside }: { of: unknown; beside: unknown }) {
   );
 }
 
+const trials = (one: Entry): string =>
+  Object.entries(one.canary)
+    .map(([id, share]) => `, ${share} % to ${id}`)
+    .join("");
+
 function Timeline({ history, releases }: { history: Entry[]; releases: Release[] }) {
   const notes = new Map(releases.map((one) => [one.release, one.note]));
   return (
@@ -208,6 +218,7 @@ function Timeline({ history, releases }: { history: Entry[]; releases: Release[]
           <li key={one.number} value={one.number}>
             <time dateTime={new Date(one.at * 1000).toISOString()}>{when(one.at)}</time> <code>{one.release}</code>{" "}
             {one.returns_to ? `rolled back to record ${one.returns_to}` : notes.get(one.release)}
+            {trials(one)}
           </li>
         ))}
       </ol>

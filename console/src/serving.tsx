@@ -4,8 +4,8 @@ import { useEffect, useMemo, useState } from "preact/hooks";
 
 import { ask, events, Fault, open } from "./api";
 import { Chart } from "./chart";
-import { asFault, Problem, Screen, Table } from "./parts";
-import type { Edge, Figures, Samples } from "./types";
+import { asFault, Problem, Screen, Table, when } from "./parts";
+import type { Edge, Figures, Limits, Samples, Slow, Standing } from "./types";
 
 const KEPT = 120;
 const PAUSE = 2000;
@@ -27,6 +27,8 @@ export function Serving() {
       {now && <Now seen={seen} now={now} />}
       {now && <Rates seen={seen} />}
       {now && <EdgeShares edge={edge} />}
+      {edge && <Left limits={edge.limits} shared={edge.shared} />}
+      {now && <Slowest answers={now.slowest} />}
     </Screen>
   );
 }
@@ -143,6 +145,60 @@ function EdgeShares({ edge }: { edge: Edge | null }) {
           </tr>
         ))}
       </Table>
+    </section>
+  );
+}
+
+const left = (one: Standing): string => `${one.remaining.toLocaleString("en")} of ${one.limit.toLocaleString("en")}`;
+
+function Left({ limits, shared }: { limits: Limits[]; shared: boolean }) {
+  return (
+    <section>
+      <h2>Limits by tenant</h2>
+      <p class="quiet">
+        What each key has left of its minute at this edge, the tightest first.{shared && " Edges share their counts in Redis: what the others took is not in these figures."}
+      </p>
+      <Table name="Limits by tenant" heads={["Tenant", "Key", "Requests left", "Tokens left", "All back in"]}>
+        {limits.map((one) => (
+          <tr key={one.key}>
+            <th scope="row">{one.tenant}</th>
+            <td>
+              <code>{one.key}</code>
+            </td>
+            <td>{left(one.requests)}</td>
+            <td>{left(one.tokens)}</td>
+            <td>{Math.ceil(Math.max(one.requests.reset, one.tokens.reset))} s</td>
+          </tr>
+        ))}
+      </Table>
+    </section>
+  );
+}
+
+const spent = (seconds: number): string => `${seconds.toFixed(2)} s`;
+
+function Slowest({ answers }: { answers: Slow[] }) {
+  return (
+    <section>
+      <h2>The slowest answers of the last hour</h2>
+      {answers.length === 0 && <p class="quiet">None was made by this process.</p>}
+      {answers.length > 0 && (
+        <Table name="Slowest answers" heads={["Took", "Search", "First sentence", "Tokens", "Basis", "Version", "Tenant", "When", "Question or request"]}>
+          {answers.map((one) => (
+            <tr key={one.request + one.at}>
+              <th scope="row">{spent(one.total)}</th>
+              <td>{spent(one.search)}</td>
+              <td>{spent(one.first)}</td>
+              <td>{one.tokens}</td>
+              <td>{one.basis}</td>
+              <td>{one.service}</td>
+              <td>{one.tenant}</td>
+              <td>{when(one.at)}</td>
+              <td>{one.question || <code>{one.request}</code>}</td>
+            </tr>
+          ))}
+        </Table>
+      )}
     </section>
   );
 }

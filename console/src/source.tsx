@@ -2,7 +2,7 @@
 
 import { useEffect, useRef } from "preact/hooks";
 
-import { ask } from "./api";
+import { ask, open } from "./api";
 import { Problem, Sheet, trail, useLoaded } from "./parts";
 import type { Document } from "./types";
 
@@ -22,7 +22,14 @@ export function Source({ place, close }: { place: Place; close: () => void }) {
   return (
     <Sheet title={trail(place.title, place.path)} lead={place.document} close={close}>
       <Problem fault={fault} again={again} />
-      {data && <Marked found={data} place={place} />}
+      {data && data.metadata["type"] === "pdf" ? (
+        <div class="beside">
+          <Marked found={data} place={place} />
+          <PageImage place={place} />
+        </div>
+      ) : (
+        data && <Marked found={data} place={place} />
+      )}
     </Sheet>
   );
 }
@@ -45,4 +52,24 @@ function Marked({ found, place }: { found: Document; place: Place }) {
       {found.end < found.characters && " …"}
     </div>
   );
+}
+
+/** The page on which the passage begins, as it was printed. */
+function PageImage({ place }: { place: Place }) {
+  const { data, fault, again } = useLoaded((signal) => drawn(place, signal), [place]);
+  return (
+    <div class="page">
+      <Problem fault={fault} again={again} />
+      {data ? <img src={data} alt="The page on which the passage begins" /> : !fault && <p class="quiet">Drawing the page…</p>}
+    </div>
+  );
+}
+
+/** The image as a `data:` URL: the key that it asks for goes in a header, which an `img` can't send. */
+async function drawn(place: Place, signal: AbortSignal): Promise<string> {
+  const response = await open("/v1/documents/page", { document: place.document, model: place.release, start: place.start }, signal);
+  const reader = new FileReader();
+  const read = new Promise<string>((done, failed) => ((reader.onload = () => done(String(reader.result))), (reader.onerror = () => failed(reader.error ?? new Error("The image can't be read.")))));
+  reader.readAsDataURL(await response.blob());
+  return read;
 }

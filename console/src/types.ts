@@ -94,6 +94,7 @@ export interface Release {
   calibration: number[];
   prompt: string;
   note: string;
+  withdrawn: boolean;
 }
 
 export interface Entry {
@@ -102,6 +103,7 @@ export interface Entry {
   release: string;
   at: number;
   returns_to: number | null;
+  canary: Record<string, number>;
 }
 
 export interface Releases {
@@ -179,6 +181,48 @@ export interface Figures {
   retrieving: number;
   queue: number;
   samples: Samples;
+  slowest: Slow[];
+}
+
+export interface Slow {
+  at: number;
+  total: number;
+  search: number;
+  first: number;
+  tokens: number;
+  basis: string;
+  release: string;
+  service: string;
+  tenant: string;
+  request: string;
+  question: string;
+}
+
+export interface Standing {
+  limit: number;
+  remaining: number;
+  reset: number;
+}
+
+export interface Limits {
+  key: string;
+  tenant: string;
+  requests: Standing;
+  tokens: Standing;
+}
+
+export interface Term {
+  word: string;
+  before: [number, number];
+  after: [number, number];
+  moved: number;
+  near_before: string[];
+  near_after: string[];
+}
+
+export interface TermMap {
+  terms: Term[];
+  shown: [number, number];
 }
 
 export interface Edge {
@@ -187,4 +231,70 @@ export interface Edge {
   entries: number;
   bytes: number;
   samples: Samples;
+  limits: Limits[];
+  shared: boolean;
+}
+
+export interface Run {
+  id: string;
+  kind: string;
+  pid: number;
+  began: number;
+  seen: number;
+  state: "running" | "done" | "failed" | "stopped" | "killed";
+  stage: string;
+  done: number;
+  total: number | null;
+  left: number | null;
+  curve: { step: number; loss: number; held_out?: number }[];
+  error: string;
+  result: unknown;
+  hidden: boolean;
+}
+
+export interface Runs {
+  minutes: number;
+  runs: Run[];
+}
+
+export interface Figure {
+  metric: string;
+  means: number[];
+  questions: number;
+  documents: number;
+  difference: { mean: number; low: number; high: number } | null;
+  verdict: string;
+}
+
+export interface Mark {
+  recall: number | null;
+  ndcg: number | null;
+  rank: number | null;
+  basis: string | null;
+  text: string;
+  groundedness: number | null;
+}
+
+export interface Exam {
+  releases: string[];
+  figures: Figure[];
+  /** How many questions there are; they themselves come with the newest exam alone. */
+  asked: number;
+  questions?: { question: string; groups: string[]; where: string; marks: Mark[] }[];
+  unusable: { where: string; reason: string }[];
+}
+
+export interface Trace {
+  documents: string[];
+  forgotten: boolean;
+  contents: string[];
+  chunks: number;
+  snapshots: string[];
+  indexes: string[];
+  releases: string[];
+  channels: Record<string, string>;
+  feedback: number;
+  questions: number;
+  unfinished: string[];
+  stays: string[];
 }

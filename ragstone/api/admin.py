@@ -183,7 +183,7 @@ def _models(request: Request) -> list[dict[str, Any]]:
         for record in history:
             since.setdefault(record.release, record.at)
         named[channel] = {"created": int(history[-1].at), "release": history[-1].release}
-    for id in records.saved(store):
+    for id in sorted({*records.saved(store)} - records.withdrawn(store)):
         named[id] = {"created": int(since.get(id, 0)), "release": id}
     return [
         {"id": name, "object": "model", "created": facts["created"], "owned_by": "ragstone", "ragstone": {"release": facts["release"]}}

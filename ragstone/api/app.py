@@ -26,14 +26,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import ragstone
 from ragstone import telemetry, wire
 from ragstone.access import Verifier
-from ragstone.api import admin, caller, channels, chat, console, documents, live, models
+from ragstone.api import admin, caller, channels, chat, console, documents, live, models, runs
 from ragstone.api.call import Origin, veiled
 from ragstone.api.releases import Releases
 from ragstone.config import Settings
 from ragstone.errors import RagstoneError, RequestError, Unauthorized
 from ragstone.listen import listen
 from ragstone.reuse import Reuse
+from ragstone.runs import Runs
 from ragstone.shadow import Shadow
+from ragstone.slow import Slowest
 from ragstone.store import Store
 from ragstone.wire import RELEASE
 
@@ -51,13 +53,22 @@ ROUTES = [
     Route("/v1/embeddings", admin.embeddings, methods=["POST"]),
     Route("/v1/retrieve", admin.retrieve, methods=["POST"]),
     Route("/v1/documents", documents.document, methods=["POST"]),
+    Route("/v1/documents/page", documents.page, methods=["POST"]),
     Route("/v1/feedback", caller.give_feedback, methods=["POST"]),
     Route("/v1/key", caller.key),
     Route("/v1/models", admin.models),
     Route("/v1/models/{name}", admin.model),
     Route("/v1/release", admin.release),
+    Route("/admin/canary", channels.canary, methods=["POST"]),
     Route("/admin/diff", channels.difference, methods=["POST"]),
     Route("/admin/documents", documents.listing, methods=["POST"]),
+    Route("/admin/exam", runs.listing),
+    Route("/admin/exam", runs.examine, methods=["POST"]),
+    Route("/admin/exam/live", runs.follow),
+    Route("/admin/exam/stop", runs.stop, methods=["POST"]),
+    Route("/admin/forget", runs.listing),
+    Route("/admin/forget", runs.forget, methods=["POST"]),
+    Route("/admin/forget/live", runs.follow),
     Route("/admin/live", live.follow),
     Route("/admin/models", models.listing),
     Route("/admin/promote", channels.promote, methods=["POST"]),
@@ -65,6 +76,11 @@ ROUTES = [
     Route("/admin/releases", channels.save, methods=["POST"]),
     Route("/admin/rollback", channels.rollback, methods=["POST"]),
     Route("/admin/serving", live.now),
+    Route("/admin/terms", models.terms, methods=["POST"]),
+    Route("/admin/training", runs.listing),
+    Route("/admin/training", runs.train, methods=["POST"]),
+    Route("/admin/training/live", runs.follow),
+    Route("/admin/training/stop", runs.stop, methods=["POST"]),
     Route("/console", console.page),
     Route("/console/{name}", console.page),
     Route("/healthz", admin.healthz),
@@ -81,8 +97,9 @@ def create(store: Store, settings: Settings) -> Starlette:
         verifier = Verifier()
         releases = Releases(store, settings, verifier)
         threads, encoders = (anyio.CapacityLimiter(min(THREADS, 2 * (os.cpu_count() or 1))) for _ in range(2))
-        shadow = Shadow(store, settings)
-        app.state.origin = Origin(store, settings, verifier, releases, threads, encoders, shadow, Reuse(settings.api.reuse_mb << 20))
+        shadow, reuse = Shadow(store, settings), Reuse(settings.api.reuse_mb << 20)
+        own, slowest = Runs(settings.work_folder, settings.folder), Slowest(settings.telemetry.questions)
+        app.state.origin = Origin(store, settings, verifier, releases, threads, encoders, shadow, reuse, own, slowest)
         shadow.open()
         following = asyncio.create_task(releases.follow())
         try:

@@ -18,7 +18,9 @@ from ragstone.api.releases import NotReady, Opened, Releases
 from ragstone.config import Settings
 from ragstone.errors import AccessError, Forbidden, RagstoneError, RequestError, Unauthorized
 from ragstone.reuse import Reuse
+from ragstone.runs import Runs
 from ragstone.shadow import Shadow
+from ragstone.slow import Slowest
 from ragstone.store import Store
 from ragstone.wire import RELEASE
 
@@ -42,6 +44,9 @@ class Origin:
     """Threads of their own: an engine that encodes questions asks for their vectors while the searches wait that hold the others."""
     shadow: Shadow
     reuse: Reuse
+    runs: Runs
+    """The long commands of this project."""
+    slowest: Slowest
 
     async def compute(self, work: Callable[[], T]) -> T:
         """The work's result, from a thread: retrieval and encoding keep a core busy for milliseconds, and only so many at a time."""

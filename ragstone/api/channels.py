@@ -60,6 +60,19 @@ async def promote(request: Request) -> Response:
     return await _promoted(request, made)
 
 
+async def canary(request: Request) -> Response:
+    """Let a release answer `share` per cent of the channel's conversations beside the one in force, 0 to end it; likewise."""
+    administer(request)
+    fields = await body.read(request, origin(request).limit)
+    fields.only("channel", "release", "share", "after")
+    channel, release, share, after = fields.text("channel"), fields.text("release"), fields.whole("share", 0, 99), _after(fields)
+    if share is None:
+        raise fields.wrong("share", "a whole number from 0 to 99")
+    with _told():
+        made = await origin(request).compute(lambda: records.canary(origin(request).store, channel, release, share, after=after))
+    return JSONResponse(asdict(made), 201)
+
+
 async def rollback(request: Request) -> Response:
     """Put back what was in force before, under the same condition."""
     administer(request)
@@ -89,7 +102,8 @@ def _point(here: Origin, record: Record) -> str:
 def _listing(here: Origin) -> dict[str, Any]:
     store = here.store
     names = sorted({stat.key.split("/")[1] for stat in store.list("channels/")})
-    releases = [{"release": id, **asdict(records.load(store, id))} for id in records.saved(store)]
+    gone = records.withdrawn(store)
+    releases = [{"release": id, **asdict(records.load(store, id)), "withdrawn": id in gone} for id in records.saved(store)]
     return {
         "channel": here.settings.project.channel,
         "releases": releases,

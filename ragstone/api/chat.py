@@ -26,6 +26,7 @@ from ragstone.errors import GeneratorError, RagstoneError
 from ragstone.rag import Answer, Grounds, Options
 from ragstone.reuse import Place
 from ragstone.shadow import Copy, Said, Watch
+from ragstone.slow import Slow
 from ragstone.wire import REUSED, Head
 
 log = logging.getLogger("ragstone.api")
@@ -35,7 +36,7 @@ REUSED_MOST = 200
 
 async def complete(request: Request) -> Response:
     """The answer. With `If-None-Match` only retrieval is done where the evidence is the same: 304."""
-    principal = authorise(request)
+    principal, began = authorise(request), time.perf_counter()
     fields = await body.read(request, origin(request).limit)
     asked = body.chat(fields)
     async with AsyncExitStack() as held:
@@ -45,6 +46,7 @@ async def complete(request: Request) -> Response:
         headers = validators(opened, grounds.etag)
         if confirmed(request, grounds.etag):
             return Response(status_code=304, headers=headers)
+        searched = time.perf_counter() - began
         place = _place(request, fields, principal, grounds)
         if place and confirmed(request, reuse.marked(grounds.etag)):
             return Response(status_code=304, headers=validators(opened, reuse.marked(grounds.etag)))
@@ -53,7 +55,7 @@ async def complete(request: Request) -> Response:
             headers = validators(opened, reuse.marked(grounds.etag)) | {REUSED: quote(kept.reused[:REUSED_MOST], safe=" ")}
             answer = Spoken(reuse.said(kept), grounds)
         else:
-            answer = Spoken(opened.rag.answer(grounds, options), grounds, partial(_ended, request, opened, options, place))
+            answer = Spoken(opened.rag.answer(grounds, options), grounds, partial(_ended, request, opened, options, place, searched))
         if asked.stream:
             await held.enter_async_context(answer)
             if await unless_gone(request.receive, answer.begin()) is None:
@@ -178,10 +180,14 @@ def _place(request: Request, fields: body.Fields, principal: Principal, grounds:
     return origin(request).reuse.place(fields.values, principal, grounds)
 
 
-def _ended(request: Request, opened: Opened, options: Options, place: Place | None, answer: Answer, said: Said) -> None:
-    """Keep the answer for others, and ask the shadow the same, once the caller has it."""
+def _ended(request: Request, opened: Opened, options: Options, place: Place | None, search: float, answer: Answer, said: Said) -> None:
+    """Keep the answer for others, remember it if it was slow, and ask the shadow the same, once the caller has it."""
     if place:
         origin(request).reuse.keep(place, answer)
+    who: Principal = request.state.principal
+    first, total = search + said.first, search + said.total
+    kind = (said.tokens, said.basis, opened.id, said.service, who.tenant, who.groups, request.state.id, answer.grounds.question)
+    origin(request).slowest.add(Slow(time.time(), total, search, first, *kind))
     copy = Copy(answer.grounds, options, answer, said)
     origin(request).shadow.follow(lambda: origin(request).releases.use(opened.id), copy)
 

@@ -10,11 +10,12 @@ from starlette.responses import JSONResponse, Response
 
 from ragstone import release as records
 from ragstone.api import body
-from ragstone.api.call import administer, authorise, origin, validators_of
+from ragstone.api.call import Origin, administer, authorise, origin, validators_of
 from ragstone.api.releases import NotReady, unknown
-from ragstone.corpus import Chunk, Document, Failure, catalogue, snapshot
+from ragstone.corpus import Chunk, Document, Failure, catalogue, parse, snapshot, stage
 from ragstone.corpus.catalogue import Catalogue
-from ragstone.errors import NotFound, ReleaseError, RequestError
+from ragstone.corpus.sandbox import Sandbox
+from ragstone.errors import NotFound, ParseError, ReleaseError, RequestError
 
 WINDOW = 100_000
 """The most characters of a document in one response: a book comes in parts."""
@@ -28,13 +29,35 @@ async def document(request: Request) -> Response:
     fields = await body.read(request, origin(request).limit)
     fields.only("document", "model", "start", "end")
     name, start, end = fields.text("document"), fields.whole("start", 0, 1 << 40) or 0, fields.whole("end", 0, 1 << 40)
-    release, shelf = await _shelf(request, fields)
+    release, shelf = await shelved(request, fields)
     try:
         found, chunks = await origin(request).compute(lambda: shelf.read(name, principal.groups))
     except NotFound as error:
         raise RequestError(error.message, "document", status=404, code="not_found") from None
     told = _part(found, chunks, start, min(start + WINDOW, len(found.text) if end is None else end))
     return JSONResponse({"release": release, **told}, headers=validators_of(release))
+
+
+async def page(request: Request) -> Response:
+    """The page of a PDF on which the character at `start` stands, as PNG, for who may read the document."""
+    principal, here = authorise(request), origin(request)
+    fields = await body.read(request, here.limit)
+    fields.only("document", "model", "start")
+    name, start = fields.text("document"), fields.whole("start", 0, 1 << 40) or 0
+    release, shelf = await shelved(request, fields)
+    try:
+        found, _ = await here.compute(lambda: shelf.read(name, principal.groups))
+        image = await here.compute(lambda: _drawn(here, found, start))
+    except (NotFound, ParseError) as error:
+        raise RequestError(error.message, "document", status=404, code="not_found") from None
+    return Response(image, headers={**validators_of(release), "x-content-type-options": "nosniff"}, media_type="image/png")
+
+
+def _drawn(here: Origin, found: Document, start: int) -> bytes:
+    if parse.kind(found.id) != "pdf":
+        raise ParseError(f"{found.id[:200]} is no PDF: it has no pages")
+    with Sandbox(here.settings.corpus.max_seconds) as sandbox:
+        return sandbox.draw(here.store.get(stage.blob(found.digest)), start)
 
 
 async def listing(request: Request) -> Response:
@@ -44,7 +67,7 @@ async def listing(request: Request) -> Response:
     fields.only("search", "model", "offset", "limit")
     search = str(fields.values.get("search") or "")
     offset, limit = fields.whole("offset", 0, 1 << 40) or 0, fields.whole("limit", 1, PAGE) or 50
-    release, shelf = await _shelf(request, fields)
+    release, shelf = await shelved(request, fields)
     found = await origin(request).compute(lambda: shelf.visible(principal.groups, search))
     rules = origin(request).settings.corpus.groups
     failed = [one for one in shelf.failures if not set(snapshot.groups(one.path, rules)).isdisjoint(principal.groups)]
@@ -52,7 +75,7 @@ async def listing(request: Request) -> Response:
     return JSONResponse({"release": release, **told, **_failed(failed)}, headers=validators_of(release))
 
 
-async def _shelf(request: Request, fields: body.Fields) -> tuple[str, Catalogue]:
+async def shelved(request: Request, fields: body.Fields) -> tuple[str, Catalogue]:
     """The release that is meant, the one in force unless the body names another, and its catalogue."""
     releases, store = origin(request).releases, origin(request).store
     if releases.record is None:

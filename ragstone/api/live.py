@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -13,7 +14,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ragstone import release as records
 from ragstone import telemetry
+from ragstone.access import Principal
 from ragstone.api.call import Origin, administer, origin
+from ragstone.slow import Slow
 from ragstone.wire import sse
 
 PERIOD = 1.0
@@ -24,25 +27,25 @@ EVENTS = 10
 
 async def now(request: Request) -> Response:
     """The counts now."""
-    administer(request)
-    return JSONResponse(await _figures(origin(request)), headers={"cache-control": "no-store"})
+    principal = administer(request)
+    return JSONResponse(await _figures(origin(request), principal), headers={"cache-control": "no-store"})
 
 
 async def follow(request: Request) -> Response:
     """The counts as server-sent events."""
-    administer(request)
+    principal = administer(request)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(_events(origin(request)), headers=headers, media_type="text/event-stream")
+    return StreamingResponse(_events(origin(request), principal), headers=headers, media_type="text/event-stream")
 
 
-async def _events(here: Origin) -> AsyncIterator[bytes]:
+async def _events(here: Origin, principal: Principal) -> AsyncIterator[bytes]:
     for number in range(EVENTS):
         if number:
             await asyncio.sleep(PERIOD)
-        yield sse(json.dumps(await _figures(here)).encode())
+        yield sse(json.dumps(await _figures(here, principal)).encode())
 
 
-async def _figures(here: Origin) -> dict[str, Any]:
+async def _figures(here: Origin, principal: Principal) -> dict[str, Any]:
     record, waiting = here.releases.record, here.threads.statistics()
     release = await here.compute(lambda: records.load(here.store, record.release)) if record else None
     return {
@@ -54,4 +57,11 @@ async def _figures(here: Origin) -> dict[str, Any]:
         "retrieving": waiting.borrowed_tokens,
         "queue": waiting.tasks_waiting,
         "samples": telemetry.samples(),
+        "slowest": [_slow(one, principal) for one in here.slowest.of(time.time())],
     }
+
+
+def _slow(answer: Slow, principal: Principal) -> dict[str, Any]:
+    """What was asked may speak of what only the asker's groups may read."""
+    seen = {*answer.groups} <= {*principal.groups}
+    return {**asdict(answer), "question": answer.question if seen else ""}

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ragstone import release as records
+from ragstone import termmap
+from ragstone.api import body
 from ragstone.api.call import Origin, administer, origin
+from ragstone.api.documents import shelved
 from ragstone.corpus import catalogue
+from ragstone.errors import RequestError
 from ragstone.store import Store
 
 ROOT = "models/"
@@ -20,6 +25,20 @@ async def listing(request: Request) -> Response:
     """The models of the store with their releases, and every verdict, the newest first."""
     principal = administer(request)
     return JSONResponse(await origin(request).compute(lambda: _listing(origin(request), principal.groups)))
+
+
+async def terms(request: Request) -> Response:
+    """A map of the domain's terms under two models of the store, `before` and `after`. Its documents are those that the key may read."""
+    principal, here = administer(request), origin(request)
+    fields = await body.read(request, here.limit)
+    fields.only("before", "after")
+    release, shelf = await shelved(request, body.Fields({}))
+    words = await here.compute(lambda: termmap.telling([chunk.context for chunk in shelf.passages(principal.groups)]))
+    if len(words) < termmap.FEW:
+        raise RequestError(f"the documents give {len(words)} terms: too few for a map", "before")
+    async with here.releases.model(fields.text("before")) as (first, _), here.releases.model(fields.text("after")) as (second, _):
+        made = await here.encode(lambda: termmap.draw(words, first.queries, second.queries))
+    return JSONResponse({"release": release, **asdict(made)})
 
 
 def _listing(here: Origin, groups: tuple[str, ...]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -50,15 +51,23 @@ class Catalogue:
         mine = [one for one in self._listed.values() if not readers.isdisjoint(one.groups)]
         return [one for one in mine if wanted in one.document.casefold() or wanted in one.title.casefold()]
 
+    def has(self, document: str, groups: Sequence[str]) -> bool:
+        """Whether there is such a document that the groups may read."""
+        listed = self._listed.get(document)
+        return listed is not None and not set(groups).isdisjoint(listed.groups)
+
     def read(self, document: str, groups: Sequence[str]) -> tuple[Document, list[Chunk]]:
         """The document and its chunks in their order. Raises `NotFound` when there is none, or none that the groups may read."""
-        listed = self._listed.get(document)
-        if listed is None or set(groups).isdisjoint(listed.groups):
+        if not self.has(document, groups):
             raise NotFound(f"there is no document {document[:200]!r} that this key may read")
         with (self._folder / DOCUMENTS).open("rb") as file:
             file.seek(self._starts[document])
             found = document_of(orjson.loads(file.readline()))
         return found, sorted(self._chunks(document), key=lambda chunk: chunk.start)
+
+    def passages(self, groups: Sequence[str], most: int = 20_000) -> Iterator[Chunk]:
+        """The chunks of the documents that the groups may read, document by document, so many at most."""
+        return islice((chunk for listed in self.visible(groups) for chunk in self._chunks(listed.document)), most)
 
     def _chunks(self, document: str) -> Iterator[Chunk]:
         with (self._folder / CHUNKS).open("rb") as file:

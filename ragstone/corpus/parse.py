@@ -12,7 +12,7 @@ import html
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -55,6 +55,8 @@ MEDIA = {
     "xlsx": f"{OFFICE}.spreadsheetml.sheet",
     "epub": "application/epub+zip",
 }
+BREAK = "\n\n"
+"""Between two pages of a PDF."""
 ZIPPED = ("docx", "pptx", "xlsx", "epub")
 UNPACKED = 512 << 20
 """A container that says it unpacks to more bytes than this is not opened."""
@@ -215,16 +217,23 @@ def _pdf(data: bytes) -> Parsed:
     import pypdfium2
 
     try:
-        document = pypdfium2.PdfDocument(data)
-        pages = [_page(page.get_textpage().get_text_range()) for page in document]
+        document, texts = pages(data)
+        read = list(texts)
         facts = document.get_metadata_dict()
         outline = [(mark.level + 1, mark.get_title(), _page_of(mark)) for mark in document.get_toc()]
     except pypdfium2.PdfiumError as error:
         locked = "password" in str(error).lower()
         raise ParseError("is locked with a password" if locked else f"is not a readable PDF: {error}") from error
-    text = "\n\n".join(pages)
-    more = _facts("utf-8", author=facts.get("Author", ""), pages=str(len(pages)))
-    return Parsed(text, facts.get("Title", ""), _outlined(outline, pages), more)
+    more = _facts("utf-8", author=facts.get("Author", ""), pages=str(len(read)))
+    return Parsed(BREAK.join(read), facts.get("Title", ""), _outlined(outline, read), more)
+
+
+def pages(data: bytes) -> tuple[Any, Iterator[str]]:
+    """An open PDF and the text of its pages, each read as it is asked for: joined by `BREAK` they are the document's text."""
+    import pypdfium2
+
+    document = pypdfium2.PdfDocument(data)
+    return document, (_page(page.get_textpage().get_text_range()) for page in document)
 
 
 def _page(text: str) -> str:

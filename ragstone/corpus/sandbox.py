@@ -6,6 +6,7 @@ reads it, in one pass.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -17,10 +18,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import ragstone
-from ragstone.corpus import Heading
+from ragstone.corpus import Heading, page
 from ragstone.corpus.parse import ENGINES, UNPACKED, Parsed, kind, parse
 from ragstone.errors import ParseError
 
@@ -53,14 +54,20 @@ class Sandbox:
 
     def parse(self, data: bytes, path: str) -> Parsed:
         """As `parse.parse`. Raises `ParseError`, also when the parser died or took longer than `seconds`."""
-        if kind(path) not in ENGINES:
-            return parse(data, path)
+        return parse(data, path) if kind(path) not in ENGINES else _parsed(self._answer(data, {"path": path}))
+
+    def draw(self, data: bytes, start: int) -> bytes:
+        """As `page.draw`. Raises `ParseError` likewise."""
+        return base64.b64decode(str(_checked(self._answer(data, {"start": start}))["png"]))
+
+    def _answer(self, data: bytes, request: dict[str, object]) -> dict[str, object]:
+        """What the child makes of the bytes. Raises `ParseError` when it died or took too long."""
         child = self._child = self._child or self._start()
         clock = threading.Timer(self.seconds, child.kill)
         began = time.monotonic()
         clock.start()
         try:
-            answer = _ask(child, data, path)
+            answer = _ask(child, data, request)
         except BaseException:
             self._stop()  # an answer that nobody took would be the next file's
             raise
@@ -69,7 +76,8 @@ class Sandbox:
         late = time.monotonic() - began >= self.seconds
         code = self._stop() if late or not answer else 0
         if answer:
-            return _parsed(json.loads(answer))
+            told: dict[str, object] = json.loads(answer)
+            return told
         if late:
             raise ParseError(f"took longer than {self.seconds:g} s to parse", "raise corpus.max_seconds in ragstone.toml")
         raise ParseError(f"its parser died ({_why(code)})")
@@ -112,14 +120,17 @@ def serve() -> None:
     while header := sys.stdin.buffer.readline():
         request = json.loads(header)
         signal.alarm(int(seconds) + 5)  # should the parent be gone, nobody else ends a hang
-        answers.write(_answer(sys.stdin.buffer, request["size"], request["path"], unpacked) + b"\n")
+        answers.write(_answer(sys.stdin.buffer, request, unpacked) + b"\n")
         answers.flush()
         signal.alarm(0)
 
 
-def _answer(source: BinaryIO, size: int, path: str, unpacked: int) -> bytes:
+def _answer(source: BinaryIO, request: dict[str, Any], unpacked: int) -> bytes:
+    data = source.read(request["size"])
     try:
-        return json.dumps(asdict(parse(source.read(size), path, unpacked))).encode()
+        if "start" in request:
+            return json.dumps({"png": base64.b64encode(page.draw(data, request["start"])).decode()}).encode()
+        return json.dumps(asdict(parse(data, request["path"], unpacked))).encode()
     except ParseError as error:
         return json.dumps({"error": error.message, "hint": error.hint}).encode()
     except MemoryError:
@@ -136,12 +147,12 @@ def _limit(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _ask(child: subprocess.Popen[bytes], data: bytes, path: str) -> bytes:
+def _ask(child: subprocess.Popen[bytes], data: bytes, request: dict[str, object]) -> bytes:
     """The child's answer; empty when it died."""
     assert child.stdin is not None
     assert child.stdout is not None
     try:
-        child.stdin.write(json.dumps({"size": len(data), "path": path}).encode() + b"\n")
+        child.stdin.write(json.dumps({"size": len(data), **request}).encode() + b"\n")
         child.stdin.write(data)
         child.stdin.flush()
         answer = child.stdout.readline()
@@ -151,9 +162,13 @@ def _ask(child: subprocess.Popen[bytes], data: bytes, path: str) -> bytes:
 
 
 def _parsed(answer: dict[str, object]) -> Parsed:
+    return unpack(_checked(answer))
+
+
+def _checked(answer: dict[str, object]) -> dict[str, object]:
     if "error" in answer:
         raise ParseError(str(answer["error"]), str(answer["hint"]))
-    return unpack(answer)
+    return answer
 
 
 def unpack(parts: dict[str, object]) -> Parsed:

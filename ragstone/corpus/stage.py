@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
-from ragstone.corpus import Failure
+from ragstone.corpus import Failure, forgotten
+from ragstone.corpus.forgotten import Forgotten
 from ragstone.errors import Conflict, CorpusError
 from ragstone.store import Store
 
@@ -104,12 +105,15 @@ def stage(store: Store, source: Path | str, progress: Progress | None = None, *,
     known = before.files if before else {}
     stored = {stat.key: stat.size for stat in store.list(BLOBS)}  # one listing instead of a question per file
     found, failures = _walk(root)
+    unwanted = forgotten.of(store)
+    failures += [why for name in sorted(found) if (why := unwanted.why(name))]
+    found = {name: file for name, file in found.items() if name not in unwanted.paths}
     total = sum(status.st_size for _, status in found.values())
     gone = {name: known[name] for name in known.keys() - found.keys()}
     summary = Summary(deleted=_count(gone.values())) if delete else Summary()
     done = 0
     files: dict[str, File] = {} if delete else gone
-    for name, outcome, step in _files(store, stored, known, found):
+    for name, outcome, step in _files(store, stored, unwanted, known, found):
         if isinstance(outcome, File):
             files[name] = outcome
         else:
@@ -119,6 +123,15 @@ def stage(store: Store, source: Path | str, progress: Progress | None = None, *,
         if progress:
             progress(done, total)
     return _save(store, Listing(0, files, tuple(sorted(failures, key=lambda failure: failure.path)), time.time(), summary))
+
+
+def drop(store: Store, paths: Iterable[str]) -> Listing:
+    """The listing without these paths. Raises `CorpusError` when nothing else is staged."""
+    gone, now = {*paths}, latest(store)
+    left = {name: file for name, file in now.files.items() if name not in gone} if now else {}
+    if not now or not left:
+        raise CorpusError(f"nothing but {', '.join(sorted(gone))} is staged in {store.url}", "stop serving, and remove the store")
+    return _save(store, Listing(0, left, now.failures, time.time()))
 
 
 def latest(store: Store) -> Listing | None:
@@ -221,7 +234,9 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
-def _files(store: Store, stored: dict[str, int], known: Mapping[str, File], found: Mapping[str, Found]) -> Iterator[Outcome]:
+def _files(
+    store: Store, stored: dict[str, int], unwanted: Forgotten, known: Mapping[str, File], found: Mapping[str, Found]
+) -> Iterator[Outcome]:
     """Every file found: unchanged ones as they were, the others read and copied."""
     changed = {}
     for name, (path, status) in sorted(found.items()):
@@ -233,12 +248,12 @@ def _files(store: Store, stored: dict[str, int], known: Mapping[str, File], foun
             changed[name] = path
     pool = ThreadPoolExecutor(THREADS)
     try:
-        yield from pool.map(lambda name: _copy(store, stored, name, changed[name]), changed)
+        yield from pool.map(lambda name: _copy(store, stored, unwanted, name, changed[name]), changed)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _copy(store: Store, stored: dict[str, int], name: str, path: Path) -> Outcome:
+def _copy(store: Store, stored: dict[str, int], unwanted: Forgotten, name: str, path: Path) -> Outcome:
     """Read the file and put its content, unless the store has it. The time kept is that before reading, so a later edit is seen."""
     try:
         with _open(path) as source:
@@ -246,13 +261,15 @@ def _copy(store: Store, stored: dict[str, int], name: str, path: Path) -> Outcom
             if status.st_size <= IN_MEMORY:
                 data = source.read()
                 digest = hashlib.sha256(data).hexdigest()
-                new = _put(store, stored, digest, len(data), data)
+                new = digest not in unwanted.contents and _put(store, stored, digest, len(data), data)
             else:
                 with tempfile.NamedTemporaryFile(prefix="ragstone-") as spool:
                     digest, size = _spool(source, spool)
-                    new = _put(store, stored, digest, size, Path(spool.name))
+                    new = digest not in unwanted.contents and _put(store, stored, digest, size, Path(spool.name))
     except OSError as error:
         return name, Failure(name, f"can't be read: {error.strerror}"), Summary()
+    if why := unwanted.why(name, digest):
+        return name, why, Summary(read=Count(1, status.st_size))
     count = Count(1, status.st_size)
     summary = Summary(copied=count, read=count) if new else Summary(skipped=count, read=count)
     return name, File(digest, status.st_size, status.st_mtime_ns), summary

@@ -42,6 +42,7 @@ METHODS = {
     "/v1/embeddings": "POST",
     "/v1/retrieve": "POST",
     "/v1/documents": "POST",
+    "/v1/documents/page": "POST",
     "/v1/feedback": "POST",
     "/v1/key": "GET",
     "/v1/models": "GET",
@@ -238,7 +239,8 @@ class Edge:
             await self._release()
             relay.administer((await self._admit(exchange))[0])
         if exchange.path == relay.EDGE:
-            return await exchange.respond(200, [JSON], orjson.dumps({**self._counts(), "samples": telemetry.samples()}))
+            told = {**self._counts(), "samples": telemetry.samples(), "limits": self._limits.told(time.monotonic())}
+            return await exchange.respond(200, [JSON], orjson.dumps({**told, "shared": self._shared is not None}))
         body = await exchange.body(self._most)
         return await relay.relay(self._origin, exchange, _forwarded(exchange), body or None, [(CACHE.encode(), b"bypass")])
 
@@ -248,7 +250,7 @@ class Edge:
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthorized("there is no API key: send 'Authorization: Bearer <key>'", "ragstone keys create")
         principal = self._verifier.verify(token.strip())
-        here = self._limits.of(principal.key, principal.rpm, principal.tpm, time.monotonic())
+        here = self._limits.of(principal.key, principal.rpm, principal.tpm, time.monotonic(), principal.tenant)
         budget = Budget(principal.key, here, self._shared)
         exchange.extra, exchange.spent = budget.headers, lambda: budget.spent
         exchange.notes = {"key": principal.key, "tenant": principal.tenant}

@@ -203,10 +203,13 @@ def test_a_map_of_terms_is_made_of_what_one_may_read(origin: Origin) -> None:
 
 
 def test_slow_answers_are_told_without_their_question(origin: Origin) -> None:
-    assert origin.chat(PRIMED).status == 200
+    answered = origin.chat(PRIMED)
+    assert answered.status == 200
     slowest = origin.request("GET", "/admin/serving", token=administrator(origin.site)).json["slowest"]
-    assert (slowest[0]["tenant"], slowest[0]["release"], slowest[0]["question"]) == ("acme", origin.release, "")
-    assert slowest[0]["total"] >= slowest[0]["first"] >= slowest[0]["search"] > 0
+    assert ("acme", answered.headers["x-ragstone-release"]) in {(one["tenant"], one["release"]) for one in slowest}
+    assert {one["question"] for one in slowest} == {""}
+    assert all(one["total"] >= one["first"] >= one["search"] > 0 for one in slowest)
+    assert [one["total"] for one in slowest] == sorted((one["total"] for one in slowest), reverse=True)
 
 
 def test_counts_come_once_or_as_events(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:

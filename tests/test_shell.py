@@ -45,6 +45,7 @@ OWN = {
     "k-3f2a90c1d4e5b677": "$(ragstone keys list | awk 'NR == 1 {print $1}')",
     "r-0a1b2c3d4e5f": "$(ragstone release list | awk 'NR == 1 {print $2}')",
     "file:///tmp/": "file://$HOME/",
+    "forget handbook/pump.md": "forget gate.txt",
 }
 """What the docs write, and what it is here."""
 
@@ -77,6 +78,8 @@ def prepare(shell: Shell, page: str, block: str) -> None:
     if page == "docs/serve.md":
         model = '"$SPEAKER"' if "kserve" not in block else "hub://Qwen/Qwen3-8B"
         shell.type(f"printf '{{\"name\": \"support\", \"model\": \"%s\"}}' {model} > service.json")
+    if block.startswith("ragstone forget"):
+        shell.type("echo 'Oil the gate.' > ~/documents/gate.txt && ragstone build ~/documents && rm ~/documents/gate.txt")
     if block.startswith("ragstone deploy embed.json"):
         (shell.folder / "embed.json").write_text(next(text for text in blocks(page, "json") if "embedding" in text))
     if block.startswith("ragstone deploy service.json --version v2"):

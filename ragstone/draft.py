@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragstone.errors import IndexingError
+from ragstone.lock import NAME as LOCK
+from ragstone.lock import is_held
 
-VECTORS, PROGRESS, LOCK, INDEX = "vectors.f32", "progress.json", "lock", "index"
+VECTORS, PROGRESS, INDEX = "vectors.f32", "progress.json", "index"
 PREFIX = "index-"
 
 Vectors = NDArray[np.float32]
@@ -117,7 +119,7 @@ def _read(path: Path) -> Progress | None:
     with suppress(FileNotFoundError):
         try:
             told = json.loads(path.read_bytes())
-            return Progress(**{**told, "running": _is_held(path.parent)})
+            return Progress(**{**told, "running": is_held(path.parent)})
         except (ValueError, TypeError) as error:
             raise IndexingError(f"{path} is damaged: {error}", f"rm -r {path.parent}") from error
     return None
@@ -132,12 +134,3 @@ def _lock(folder: Path) -> IO[str]:
 
 def _is_at(file: IO[str], path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
-
-
-def _is_held(folder: Path) -> bool:
-    with (folder / LOCK).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False

@@ -22,6 +22,8 @@ from typing import IO, Any, Literal
 
 from ragstone.children import interruptible, spawn
 from ragstone.errors import Conflict, RagstoneError
+from ragstone.lock import NAME as LOCK
+from ragstone.lock import is_held
 from ragstone.show import Advance, Show
 
 State = Literal["running", "done", "failed", "stopped", "killed"]
@@ -31,7 +33,6 @@ POINTS = 400
 """Figures of a run that are kept: of more every second one goes, and only every second one is taken from then on."""
 EVERY = 0.5
 """Seconds between two writes, at least."""
-LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Runs:
         """The runs of a kind, the newest first: one that ended before it could write, too."""
         folder = self._root / kind
         found = [run for path in sorted(folder.glob("*.json"), reverse=True) if (run := _read(path))]
-        held = _is_held(folder)
+        held = is_held(folder)
         newest = found[0].id if found else ""
         found = [replace(run, state="killed") if run.state == "running" and not (held and run.id == newest) else run for run in found]
         return [*self._unwritten(kind, found), *found]
@@ -150,7 +151,7 @@ class Runs:
     def start(self, kind: str, arguments: Sequence[str]) -> Run:
         """Begin `ragstone <kind> <arguments>`; it outlives this process. Raises `Conflict` while one of its kind is under way."""
         running = next((run for run in self.all(kind) if run.state == "running"), None)
-        if running or _is_held(self._root / kind):
+        if running or is_held(self._root / kind):
             raise Conflict(f"`ragstone {kind}` is under way already" + (f", process {running.pid}" if running else ""))
         log = self._log(kind)
         log.unlink(missing_ok=True)
@@ -210,17 +211,6 @@ def _taken(lock: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_held(folder: Path) -> bool:
-    if not (folder / LOCK).is_file():
-        return False
-    with (folder / LOCK).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
 
 
 def _id(began: float, pid: int) -> str:

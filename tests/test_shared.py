@@ -21,7 +21,7 @@ from ragstone.lease import lease
 from ragstone.limit import standing
 from ragstone.shared import Shared
 from tests import certificate, valkey
-from tests.conformance.bench import EDGES, Bench, asked, post, question, running, until
+from tests.conformance.bench import EDGES, Bench, Response, asked, post, question, running, until
 from tests.sequences import VECTORS, steps
 from tests.valkey import Server
 
@@ -126,6 +126,15 @@ def test_an_answer_that_one_edge_has_is_a_hit_at_the_other_until_the_release_cha
     assert [one.chat(body).cache, two.chat(body).cache] == ["revalidated", "hit"]
 
 
+async def waiting(session: aiohttp.ClientSession, one: Bench, two: Bench, body: dict[str, Any]) -> list[asyncio.Task[Response]]:
+    """The question at both edges: the first asks the held origin, the second waits for it."""
+    first = asyncio.create_task(post(session, one, body))
+    await asyncio.to_thread(until, lambda: asked(one, body) == 1)
+    second = asyncio.create_task(post(session, two, body))
+    await asyncio.to_thread(until, lambda: two.health["flights"] == 1)
+    return [first, second]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_equal_questions_at_two_edges_at_once_make_one_origin_request(pair: tuple[Bench, Bench], streamed: bool) -> None:
     one, two = pair
@@ -133,10 +142,7 @@ def test_equal_questions_at_two_edges_at_once_make_one_origin_request(pair: tupl
 
     async def scene() -> None:
         async with aiohttp.ClientSession() as session:
-            first = asyncio.create_task(post(session, one, body))
-            await asyncio.to_thread(until, lambda: asked(one, body) == 1)
-            second = asyncio.create_task(post(session, two, body))
-            await asyncio.to_thread(until, lambda: two.health["flights"] == 1)
+            first, second = await waiting(session, one, two, body)
             one.origin.go()
             answers = await asyncio.gather(first, second)
         assert [answer.cache for answer in answers] == ["miss", "hit"]
@@ -152,10 +158,7 @@ def test_a_refusal_at_one_edge_is_not_handed_to_who_waited_at_the_other(pair: tu
 
     async def scene() -> None:
         async with aiohttp.ClientSession() as session:
-            first = asyncio.create_task(post(session, one, body))
-            await asyncio.to_thread(until, lambda: asked(one, body) == 1)
-            second = asyncio.create_task(post(session, two, body))
-            await asyncio.to_thread(until, lambda: two.health["flights"] == 1)
+            first, second = await waiting(session, one, two, body)
             one.origin.go()
             await asyncio.to_thread(until, lambda: asked(one, body) == 2)
             one.origin.go()

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ragstone import collect, project
+from ragstone import collect, project, rag
 from ragstone import release as releases
 from ragstone import store as stores
-from ragstone.config import Settings
+from ragstone.config import Settings, override
 from ragstone.corpus import feedback, forgotten
 from ragstone.corpus import snapshot as snapshots
 from ragstone.corpus import stage as staging
@@ -61,6 +61,8 @@ class Report:
     """Their passages, over all snapshots."""
     snapshots: tuple[str, ...]
     indexes: tuple[str, ...]
+    elsewhere: tuple[str, ...]
+    """URLs of what was made of the snapshots at another system, which finds passages for such a release."""
     releases: tuple[str, ...]
     channels: Mapping[str, str]
     """Channels that such a release is in force on, each with its successor; empty before there is one."""
@@ -94,6 +96,7 @@ class Report:
             "snapshots": len(self.snapshots),
             "passages in them": self.chunks,
             "indexes": len(self.indexes),
+            "knowledge bases elsewhere": len(self.elsewhere),
             "releases withdrawn": len(self.releases),
             "votes on answers": self.feedback,
             "held-out questions": self.questions,
@@ -125,6 +128,7 @@ def report(settings: Settings, store: Store, documents: Sequence[str]) -> Report
         chunks=len(chunks),
         snapshots=tuple(held),
         indexes=tuple(sorted({releases.load(store, id).index for id in ids})),
+        elsewhere=tuple(sorted({url for id in ids if (url := releases.load(store, id).rag)})),
         releases=tuple(id for id in ids if id not in releases.withdrawn(store)),
         channels={record.channel: "" for record in _in_force(store) if {record.release, *record.canary} & {*ids}},
         feedback=len(_votes(store, chunks)),
@@ -177,7 +181,8 @@ def _succeed(settings: Settings, store: Store, record: Record, snapshot: str, he
 def _successor(settings: Settings, store: Store, id: str, snapshot: str, show: Show) -> str:
     """The release as it is, over another snapshot."""
     old = releases.load(store, id)
-    made = project.assemble(replace(settings, retrieve=old.weights), store, snapshot, old.model, f"{id} without what was forgotten", show)
+    same = override(replace(settings, retrieve=old.weights), "rag", url=old.rag or rag.LOCAL)
+    made = project.assemble(same, store, snapshot, old.model, f"{id} without what was forgotten", show)
     return releases.save(store, replace(made, generator=old.generator, retrieval=old.retrieval, prompt=old.prompt))
 
 
@@ -197,6 +202,8 @@ def _remove_words(settings: Settings, store: Store, found: Report) -> None:
 
 
 def _remove_parts(settings: Settings, store: Store, found: Report) -> None:
+    for url in found.elsewhere:
+        rag.remove(store, url)
     for digest in found.indexes:
         _forget_copy(store, f"indexes/{digest}")
         collect.remove(settings, store, digest)

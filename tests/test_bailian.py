@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
+import shutil
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,14 @@ from urllib.parse import unquote_plus
 import pytest
 from typer.testing import CliRunner
 
-from ragstone import application, config, project, rag, release, serve, service
+from ragstone import application, config, forget, project, rag, release, serve, service
 from ragstone.cli import app
 from ragstone.config import Settings
 from ragstone.errors import ConfigError, GeneratorError, IndexingError, ReleaseError
 from ragstone.retrieve import Search
 from ragstone.serve import Generator, Message, Piece, Sampling, Usage
 from ragstone.show import Silence
-from ragstone.store import Store
+from ragstone.store import Store, connect
 from tests.cloud import KEY, SECRET, Cloud
 from tests.conversations import PRIMED
 from tests.origins import SECRET as VAULT
@@ -420,3 +421,18 @@ def test_an_application_s_version_is_its_address_and_no_key(cloud: Cloud, settin
 def test_an_application_s_url_that_says_too_little_or_too_much_is_refused(settings: Settings, url: str) -> None:
     with pytest.raises(ConfigError):
         serve.connect(config.override(settings, "serve", url=url))
+
+
+def test_a_forgotten_document_is_in_no_knowledge_base_either(at: Site, cloud: Cloud, tmp_path: Path) -> None:
+    shutil.copytree(at.settings.folder, tmp_path / "house")
+    settings = config.override(config.load(tmp_path / "house", {}), "rag", url=at.settings.rag.url)
+    own = Site(settings, connect(settings.store_url))
+    application.create(own.settings, own.store, Silence())
+    told = forget.forget(own.settings, own.store, ["pump.md"], Silence(), grace=0)
+    now = release.load(own.store, release.resolve(own.store, "production"))
+    (base,) = cloud.workspace.bases.values()
+    assert now.rag.startswith(f"bailian://{WORKSPACE}/kb-2")
+    assert now.rag.replace("kb-2", "kb-1") in told.elsewhere
+    assert base.passages
+    assert not [text for text in base.passages if "ninety seconds" in text]
+    assert not [file for file in cloud.workspace.files.values() if b"ninety seconds" in file.content]

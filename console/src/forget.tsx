@@ -71,6 +71,7 @@ const facts = (trace: Trace): [string, number | string][] => [
   ["Passages", trace.chunks],
   ["Snapshots", trace.snapshots.length],
   ["Indexes", trace.indexes.length],
+  ["Knowledge bases elsewhere", trace.elsewhere.length],
   ["Releases withdrawn", trace.releases.length],
   ["Cached answers", "all made anew"],
   ["Votes on answers", trace.feedback],

@@ -291,6 +291,7 @@ export interface Trace {
   chunks: number;
   snapshots: string[];
   indexes: string[];
+  elsewhere: string[];
   releases: string[];
   channels: Record<string, string>;
   feedback: number;

@@ -60,16 +60,33 @@ def stop(process: subprocess.Popen[bytes], patience: float = 10.0) -> int:
         return process.wait()
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM is a `KeyboardInterrupt` inside: it ends the work as Ctrl-C does, in order."""
+@dataclass
+class Interrupt:
+    """Whether the work was told to end: code in between, such as a C module that is being imported, may have swallowed the exception."""
 
-    def interrupt(signal_number: int, frame: FrameType | None) -> None:
+    told: bool = False
+
+    def heed(self) -> None:
+        """Raises `KeyboardInterrupt` when it was."""
+        if self.told:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """SIGTERM is a `KeyboardInterrupt` inside: it ends the work as Ctrl-C does, in order. So is an error that became of one on its way."""
+    interrupt = Interrupt()
+
+    def handle(signal_number: int, frame: FrameType | None) -> None:
+        interrupt.told = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
-        yield
+        yield interrupt
+    except Exception:
+        interrupt.heed()
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

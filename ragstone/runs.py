@@ -20,7 +20,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import IO, Any, Literal
 
-from ragstone.children import interruptible, spawn
+from ragstone.children import Interrupt, interruptible, spawn
 from ragstone.errors import Conflict, RagstoneError
 from ragstone.lock import NAME as LOCK
 from ragstone.lock import is_held
@@ -62,10 +62,10 @@ class Run:
 
 
 class Report:
-    """The state of a run, written as it changes. It is a `Show` that also shows everything to another one."""
+    """The state of a run, written as it changes. It is a `Show` that also shows everything to another one, and ends the work when told."""
 
-    def __init__(self, folder: Path, run: Run, show: Show) -> None:
-        self._folder, self._run, self._show = folder, run, show
+    def __init__(self, folder: Path, run: Run, show: Show, interrupt: Interrupt) -> None:
+        self._folder, self._run, self._show, self._interrupt = folder, run, show, interrupt
         self._written = 0.0
         self._stride = 1
         self._tell(now=True)
@@ -75,12 +75,14 @@ class Report:
 
     @contextmanager
     def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:
+        self._interrupt.heed()
         self._tell(stage=label, done=0, total=total, left=None, now=True)
         with self._show.bar(label, total) as advance:
 
             def both(
                 done: int, total: int | None = None, note: str = "", left: float | None = None, figures: Mapping[str, float] | None = None
             ) -> None:
+                self._interrupt.heed()
                 advance(done, total, note, left)
                 if figures:
                     self._measured(done, figures)
@@ -116,18 +118,18 @@ class Ended:
 def kept(work: Path, kind: str, show: Show) -> Iterator[tuple[Show, Ended]]:
     """While the block runs, this process is the run of its kind: it waits for one that is under way. SIGTERM ends the block like Ctrl-C."""
     folder = work / "runs" / kind
-    with interruptible(), _locked(folder, show):
+    with interruptible() as interrupt, _locked(folder, show):
         _sweep(folder)
         now = time.time()
         run = Run(_id(now, os.getpid()), kind, os.getpid(), socket.gethostname(), now, now)
-        report, ended = Report(folder, run, show), Ended()
+        report, ended = Report(folder, run, show, interrupt), Ended()
         try:
             yield report, ended
-        except KeyboardInterrupt:
-            report.end("stopped")
-            raise
         except BaseException as error:
-            report.end("failed", error.message if isinstance(error, RagstoneError) else f"{type(error).__name__}: {error}")
+            if interrupt.told or isinstance(error, KeyboardInterrupt):
+                report.end("stopped")
+            else:
+                report.end("failed", error.message if isinstance(error, RagstoneError) else f"{type(error).__name__}: {error}")
             raise
         report.end("done", result=ended.result)
 
@@ -143,9 +145,10 @@ class Runs:
         """The runs of a kind, the newest first: one that ended before it could write, too."""
         folder = self._root / kind
         found = [run for path in sorted(folder.glob("*.json"), reverse=True) if (run := _read(path))]
-        held = is_held(folder)
-        newest = found[0].id if found else ""
-        found = [replace(run, state="killed") if run.state == "running" and not (held and run.id == newest) else run for run in found]
+        if found and found[0].state == "running" and not is_held(folder):
+            found[0] = _read(folder / f"{found[0].id}.json") or found[0]  # it may just have ended, and its last word is written before that
+            found[0] = _killed(found[0])
+        found[1:] = map(_killed, found[1:])
         return [*self._unwritten(kind, found), *found]
 
     def start(self, kind: str, arguments: Sequence[str]) -> Run:
@@ -211,6 +214,11 @@ def _taken(lock: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _killed(run: Run) -> Run:
+    """As it is to be told of, when it does not run."""
+    return replace(run, state="killed") if run.state == "running" else run
 
 
 def _id(began: float, pid: int) -> str:

@@ -55,6 +55,23 @@ def test_sigterm_ends_interruptible_work_as_ctrl_c_does_and_means_what_it_meant_
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_became_of_an_interrupt_on_its_way_is_an_interrupt_still() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        fails(interrupted=True)
+    with pytest.raises(ImportError), interruptible():
+        fails(interrupted=False)
+
+
+def fails(interrupted: bool) -> None:
+    """As a C module does whose import is interrupted."""
+    try:
+        if interrupted:
+            signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        pass
+    raise ImportError("initialization failed")
+
+
 def test_stopping_a_process_that_ignores_sigterm_still_ends_it() -> None:
     program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)

@@ -87,6 +87,34 @@ def test_a_run_is_stopped_from_outside(tmp_path: Path) -> None:
     assert seen.stop("train") is None
 
 
+@pytest.mark.parametrize("end", ["raise ImportError('initialization failed') from None", "advance(1)", "pass"])
+def test_a_stop_that_other_code_swallowed_still_stops(tmp_path: Path, end: str) -> None:
+    program = f"""
+import signal
+from pathlib import Path
+from ragstone import runs
+from ragstone.show import Silence
+with runs.kept(Path({str(tmp_path)!r}), "train", Silence()) as (show, ended):
+    with show.bar("mine", 7) as advance:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            {end}
+    with show.bar("next", 7):
+        ended.result = "it went on"
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, capture_output=True).returncode != 0
+    assert [(run.state, run.result) for run in Runs(tmp_path, tmp_path).all("train")] == [("stopped", None)]
+
+
+def test_one_that_ends_while_it_is_looked_at_is_not_taken_for_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Runs(tmp_path, tmp_path)
+    with process(tmp_path) as made:
+        assert line(made) == "begun"
+        monkeypatch.setattr(runs, "is_held", lambda folder: end(made) == 1)
+        assert [run.state for run in seen.all("train")] == ["done"]
+
+
 def test_what_an_origin_began_is_ended_with_it_and_what_a_person_began_is_not(tmp_path: Path) -> None:
     with process(tmp_path / "own", detached=True) as own, process(tmp_path / "theirs") as theirs:
         assert line(own) == line(theirs) == "begun"

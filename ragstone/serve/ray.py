@@ -247,6 +247,12 @@ def remove(url: str) -> None:
     _on(_far(url), end, _far(url).app)
 
 
+def withdraw(url: str) -> None:
+    """End an application that was deployed and does not answer: Ray keeps its log. Raises `GeneratorError`."""
+    if read(url).address != HERE:
+        remove(url)
+
+
 def _far(url: str) -> Place:
     """The place of an application that outlives the processes that serve. Raises `ConfigError` for this machine's own Ray."""
     place = read(url)

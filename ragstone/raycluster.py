@@ -61,7 +61,7 @@ def join(address: str, cpus: int, failure: type[RagstoneError]) -> None:
     try:
         ray.init(address, log_to_driver=False, logging_level="error", **own)
     except Exception as error:  # Ray raises a bare one when a node takes too long to start
-        raise failure(f"no Ray cluster at {address}: {reason(error)}", "ray status there, and here a copy of its ~/.ray/auth_token") from error
+        raise failure(f"no Ray cluster at {address}: {reason(error)}", "ray status there; its ~/.ray/auth_token here too") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place

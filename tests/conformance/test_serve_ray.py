@@ -266,9 +266,21 @@ def test_what_this_machines_own_ray_runs_is_looked_after_by_who_serves(settings:
 
 
 def test_the_rule_is_that_of_this_machine_and_waits_while_a_replica_starts() -> None:
-    policy = ray.Policy(least=1, most=3, target=70.0, up=0.0, down=0.0)
+    assert advised((1, 100.0), (2, 100.0), (2, 70.0, 72.0), (3, 5.0, 5.0, 5.0)) == [2, 2, 2, 1]
 
-    def advice(count: int, *loads: float) -> int:
-        return policy(SimpleNamespace(target_num_replicas=count, aggregated_metrics={"cpu": dict(enumerate(loads))}))[0]
 
-    assert [advice(1, 100.0), advice(2, 100.0), advice(2, 70.0, 72.0), advice(3, 5.0, 5.0, 5.0)] == [2, 2, 2, 1]
+def test_requests_that_wait_before_idle_processors_want_replicas_too() -> None:
+    """As with a GPU, whose load no processor shows."""
+    assert advised((1, 5.0), (1, 5.0), requests=4) == [1, 1]
+    assert advised((1, 5.0), (2, 5.0, 5.0), (3, 5.0, 5.0, 5.0), requests=9) == [3, 3, 3]
+
+
+def advised(*looks: tuple[float, ...], requests: int = 0) -> list[int]:
+    """What the policy says at each look: the replicas that there are to be, and the load of each that runs; each has room for four requests."""
+    policy = ray.Policy(room=4, least=1, most=3, target=70.0, up=0.0, down=0.0)
+
+    def advice(count: float, *loads: float) -> int:
+        told = {"target_num_replicas": count, "aggregated_metrics": {"cpu": dict(enumerate(loads))}, "total_num_requests": requests}
+        return policy(SimpleNamespace(**told))[0]
+
+    return [advice(*look) for look in looks]

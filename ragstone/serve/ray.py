@@ -395,8 +395,8 @@ def _scaling(order: Order) -> dict[str, Any]:
 class Policy:
     """How many replicas an application should have: Ray's controller asks again and again, with the use of the CPU of each.
 
-    As the HPA does with two measures, the one that wants more replicas counts: requests beyond the room of those that there are count as CPU
-    beyond its target.
+    As the HPA does with two measures, the one that wants more replicas counts: requests beyond the room of those that there are count as
+    CPU beyond its target.
     """
 
     def __init__(self, room: int, **bounds: Any) -> None:

@@ -276,7 +276,7 @@ def test_requests_that_wait_before_idle_processors_want_replicas_too() -> None:
 
 
 def advised(*looks: tuple[float, ...], requests: int = 0) -> list[int]:
-    """What the policy says at each look: the replicas that there are to be, and the load of each that runs; each has room for four requests."""
+    """What the policy says at each look: the replicas that there are to be, and the load of each that runs, with room for four requests."""
     policy = ray.Policy(room=4, least=1, most=3, target=70.0, up=0.0, down=0.0)
 
     def advice(count: float, *loads: float) -> int:

@@ -232,22 +232,25 @@ async def switch(run: Run, session: aiohttp.ClientSession) -> None:
         run.waits = f"waiting for ragstone {' '.join(step[:2])}, and for the origin to answer by record {number}"
         began = time.perf_counter()
         command = asyncio.create_task(asyncio.to_thread(ragstone, run.folder, *step))
-        seen = asyncio.create_task(follow(session, number))
+        seen = asyncio.create_task(follow(session, run.folder, number))
         await command
         run.commands.append(time.perf_counter() - began)
-        run.taken.append(1000 * (await seen - written(run.folder, number)))
+        made = float(json.loads(kept(run.folder, number).read_bytes())["at"])
+        run.taken.append(1000 * (await seen - made))
         run.waits = f"record {number} stays in force for {run.hold:g} s"
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(run.done.wait(), run.hold)
 
 
-def written(folder: Path, number: int) -> float:
-    """When a record of the channel was made, by the clock."""
-    return float(json.loads((folder / f".ragstone/store/channels/production/{number:08d}.json").read_bytes())["at"])
+def kept(folder: Path, number: int) -> Path:
+    """Where a record of the channel is."""
+    return folder / f".ragstone/store/channels/production/{number:08d}.json"
 
 
-async def follow(session: aiohttp.ClientSession, number: int) -> float:
-    """When the origin was first seen to answer by the record, by the clock."""
+async def follow(session: aiohttp.ClientSession, folder: Path, number: int) -> float:
+    """When the origin was first seen to answer by the record, by the clock; it is not asked before there is one."""
+    while not kept(folder, number).exists():
+        await asyncio.sleep(LOOK)
     while await in_force(session) < number:
         await asyncio.sleep(LOOK)
     return time.time()

@@ -2,7 +2,7 @@
 
 The schemas are their projects' own and not in this repository. RAGSTONE_TEST_SPECIFICATIONS (`tests/specification.py`) names a folder with
 `serving.kserve.io_inferenceservices.yaml` of KServe's `config/crd/full` and Kubernetes' `api/openapi-spec/swagger.json` as
-`kubernetes-swagger.json`.
+`kubernetes-swagger.json`; and, for `deploy/compose.yaml`, with `schema/compose-spec.json` of the Compose Specification.
 """
 
 from __future__ import annotations

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft7Validator
 
 from ragstone.config import Settings
-from tests import objects
-from tests.test_deploy import manifests
+from tests import objects, specification
+from tests.test_deploy import DEPLOY, manifests
 from tests.test_kserve import rendered
 
 PLACES = ["kserve", "kserve://?namespace=models&canary=10", "kserve://plain"]
@@ -53,3 +55,12 @@ def test_a_misspelt_field_is_a_fault() -> None:
     assert "maxReplicas: '2' is not of type 'integer'" in inference
     assert "'imagePullPolice' was unexpected" in workload
     assert old == "autoscaling/v2beta1 has no HorizontalPodAutoscaler"
+
+
+def test_the_compose_file_is_what_compose_knows() -> None:
+    schema = json.loads(specification.file("Compose", ("compose-spec.json",))[0].read_bytes())
+    told = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    check = Draft7Validator(schema)
+    assert [error.message for error in check.iter_errors(told)] == []
+    told["services"]["edge"]["read_olny"] = True
+    assert "'read_olny' does not match" in next(check.iter_errors(told)).message

@@ -40,7 +40,7 @@ PERIOD = 1.0
 """Seconds between two looks at the channel, each of them two requests to a bucket."""
 NEAR = 0.05
 """The same where the store is a folder, which costs next to nothing to look at."""
-SHARE = 20
+SHARE = 10
 """How many times as long as a look takes the pause after it is at least: a channel of many records is listed at every look."""
 WARM = 300.0
 """Seconds for which the release before the one in force stays open: to go back to it loads nothing."""

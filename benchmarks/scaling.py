@@ -28,6 +28,8 @@ ASKED = [Message("user", "Tell a long story about a pump.")]
 CLIENTS, MOST, CHOICES = 6, 3, 2000
 OUT, AWAKE = 6.0, 1.0
 """Seconds: until three replicas are ready, a model's load not counted; until a sleeping one says its first token."""
+LIMIT = 120.0
+"""Seconds after which it ends without figures: replicas that are kept from the cores never reach the target."""
 BOUNDS: Mapping[str, object] = {"threads": 1, "slots": 1, "context": 1024, "replicas_most": MOST, "target_cpu": 70.0, "scale_down": 5.0}
 APP = "scaling"
 
@@ -159,7 +161,9 @@ async def client(one: Generator, asked: Scaled) -> None:
 
 
 async def until(ready: Callable[[], int], count: int, began: float) -> float:
-    while await asyncio.to_thread(ready) != count:
+    while (found := await asyncio.to_thread(ready)) != count:
+        if time.perf_counter() - began > LIMIT:
+            raise SystemExit(f"after {LIMIT:g} s there are {found} replicas, not {count}: does other work take the cores?")
         await asyncio.sleep(0.02)
     return time.perf_counter() - began
 

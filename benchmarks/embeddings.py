@@ -1,12 +1,12 @@
 """`/v1/embeddings` beside others that serve the same weights: Sentence-Transformers behind FastAPI, and infinity-emb, in one run.
 
-    python -m benchmarks.embeddings [--peer PYTHON] [--judged FOLDER] [--texts 64] [--requests 60] [--runs 5] [--cores 2]
+    python -m benchmarks.embeddings [--peer PYTHON] [--judged FOLDER] [--texts 64] [--requests 120] [--runs 5] [--cores 2]
 
 PYTHON is that of another environment with `infinity-emb[torch,server]`, `sentence-transformers`, `fastapi` and `uvicorn`, none of which is
 ours; a server that does not start there is left out, and said so. Each server is a process on the same cores, asked by eight callers over
-loopback: first questions one by one, then passages in requests of sixteen. The servers take turns, in another order each run. CPU is that
-of the server's processes. Vectors are compared with Sentence-Transformers' in fp32, in this process, before anything is timed; with FOLDER,
-a judged collection of BEIR's layout, each server also encodes that once, and nDCG@10 is told. Ratios are taken within a round.
+loopback: first questions one by one, then passages by sixteen in half as many requests. The servers take turns, in another order each run.
+CPU is that of the server's processes. Vectors are compared with Sentence-Transformers' in fp32, in this process, before anything is timed;
+with FOLDER, a judged collection of BEIR's layout, each server also encodes that once, and nDCG@10 is told. Ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--judged", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--texts", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=120)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()
@@ -273,7 +273,7 @@ async def every(client: aiohttp.ClientSession, server: Server, texts: Sequence[s
 async def measure(server: Server, texts: Sequence[str], requests: int) -> dict[str, float]:
     """Texts a second, and milliseconds of CPU a text: of questions, and of passages by sixteen."""
     questions = [[f"{QUESTION} {at}?"] for at in range(requests)]
-    batches = [[texts[(at * BATCH + row) % len(texts)] for row in range(BATCH)] for at in range(max(1, requests // BATCH))]
+    batches = [[texts[(at * BATCH + row) % len(texts)] for row in range(BATCH)] for at in range(max(CALLERS, requests // 2))]
     found: dict[str, float] = {}
     for name, bodies in (("question", questions), ("passage", batches)):
         count = sum(map(len, bodies))

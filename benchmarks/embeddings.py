@@ -1,11 +1,12 @@
 """`/v1/embeddings` beside others that serve the same weights: Sentence-Transformers behind FastAPI, and infinity-emb, in one run.
 
-    python -m benchmarks.embeddings [--peer PYTHON] [--texts 64] [--requests 60] [--runs 5] [--cores 2]
+    python -m benchmarks.embeddings [--peer PYTHON] [--judged FOLDER] [--texts 64] [--requests 120] [--runs 5] [--cores 2]
 
 PYTHON is that of another environment with `infinity-emb[torch,server]`, `sentence-transformers`, `fastapi` and `uvicorn`, none of which is
 ours; a server that does not start there is left out, and said so. Each server is a process on the same cores, asked by eight callers over
-loopback: first questions one by one, then passages in requests of sixteen. The servers take turns, in another order each run. CPU is that
-of the server's processes. Vectors are compared with Sentence-Transformers' in fp32, in this process, before anything is timed.
+loopback: first questions one by one, then passages by sixteen in half as many requests. The servers take turns, in another order each run.
+CPU is that of the server's processes. Vectors are compared with Sentence-Transformers' in fp32, in this process, before anything is timed;
+with FOLDER, a judged collection of BEIR's layout, each server also encodes that once, and nDCG@10 is told. Ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -29,16 +30,23 @@ import aiohttp
 import numpy as np
 import psutil
 
-from benchmarks.encoding import QUESTION, passages
-from benchmarks.record import ROOT, record
+from benchmarks.encoding import QUESTION, Judged, judged, passages
+from benchmarks.record import ROOT, goal, record
 from ragstone import access, config, project, store, weights
+from ragstone.embedder import Vectors
 from ragstone.show import Silence
 
 CALLERS, BATCH = 8, 16
+OURS, FIRST, NDCG = "ours", "sentence-transformers", "nDCG@10"
+RATES = ("questions a second", "passages a second")
+TIMES = 3.0
+"""How many times the first's rate ours is to be at least."""
+EQUAL = 0.005
+"""By how much nDCG@10 may be less and still be called equal: our weights are int8."""
 START = 180.0
 """Seconds until a server must answer."""
 
-FASTAPI = '''
+FASTAPI = """
 import sys
 import torch, uvicorn
 from fastapi import FastAPI
@@ -59,7 +67,7 @@ def embeddings(asked: Asked):
     return {"data": [{"index": at, "embedding": one.tolist()} for at, one in enumerate(vectors)]}
 
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="error")
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -84,14 +92,17 @@ Command = Callable[[Path, int, int], tuple[Sequence[str], str, str]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path)
+    parser.add_argument("--judged", type=Path)
+    parser.add_argument("--split", default="test")
     parser.add_argument("--texts", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=120)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()
     texts = passages()[: arguments.texts]
+    collection = judged(arguments.judged, arguments.split) if arguments.judged else None
     rounds: dict[str, list[dict[str, float]]] = {}
-    cosines: dict[str, float] = {}
+    same: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         reference = expected(texts)
         commands = servers(arguments.peer)
@@ -102,20 +113,45 @@ def main() -> None:
                 with running(commands[one], folder, arguments.cores) as server:
                     if server is None:
                         continue
-                    cosines.setdefault(one, asyncio.run(cosine(server, texts, reference)))
+                    if one not in same:
+                        same[one] = asyncio.run(likeness(server, texts, reference, collection))
                     rounds.setdefault(one, []).append(asyncio.run(measure(server, texts, arguments.requests)))
-    told = {one: {what: mid([run[what] for run in runs]) for what in runs[0]} | {"cosine": cosines[one]} for one, runs in rounds.items()}
+                    print(f"round {turn + 1} of {arguments.runs}: {one}", file=sys.stderr, flush=True)
+    told = {one: {what: mid([run[what] for run in runs]) for what in runs[0]} | same[one] for one, runs in rounds.items()}
     missing = sorted(set(commands) - set(rounds))
-    record("embeddings", {"runs": arguments.runs, "cores": arguments.cores, "texts": len(texts), "servers": told, "did not start": missing})
+    asked = {"runs": arguments.runs, "cores": arguments.cores, "texts": len(texts), "judged": arguments.judged and arguments.judged.name}
+    compared = ratios(rounds)
+    record("embeddings", {**asked, "servers": told, "ours, times": compared, "goals": goals(compared, same), "did not start": missing})
+
+
+def ratios(rounds: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """How many times as many texts a second ours answers as each of the others."""
+    found: dict[str, dict[str, float]] = {}
+    for one in rounds:
+        if not one.startswith(OURS):
+            pairs = list(zip(rounds[OURS], rounds[one], strict=True))
+            found[one] = {rate: mid([ours[rate] / theirs[rate] for ours, theirs in pairs]) for rate in RATES}
+    return found
+
+
+def goals(compared: Mapping[str, Mapping[str, float]], same: Mapping[str, Mapping[str, float]]) -> dict[str, object]:
+    """At least three times Sentence-Transformers behind FastAPI, at equal nDCG, and ahead of all."""
+    if FIRST not in compared:
+        return {}
+    found = {f"{rate}, times {FIRST}": goal(compared[FIRST][rate], least=TIMES) for rate in RATES}
+    found["ahead of all, times the next"] = goal(min(one[rate] for one in compared.values() for rate in RATES), least=1.0)
+    if NDCG in same[FIRST]:
+        found["nDCG@10 over the first's"] = goal(round(same[OURS][NDCG] - same[FIRST][NDCG], 4), least=-EQUAL)
+    return found
 
 
 def servers(peer: Path | None) -> Mapping[str, Command]:
     """Ours, and those of the other environment."""
-    found: dict[str, Command] = {"ours": ours, "ours, as a service": as_a_service}
+    found: dict[str, Command] = {OURS: ours, f"{OURS}, as a service": as_a_service}
     if peer is not None:
         weighed = str(weights.pull("minilm"))
         plain = [str(peer), "-c", FASTAPI, weighed]
-        found["sentence-transformers"] = lambda folder, port, cores: ([*plain, str(port), str(cores)], "minilm", "")
+        found[FIRST] = lambda folder, port, cores: ([*plain, str(port), str(cores)], "minilm", "")
         found["infinity-emb"] = lambda folder, port, cores: (infinity(peer, weighed, port), "minilm", "")
     return found
 
@@ -201,7 +237,7 @@ async def ask(client: aiohttp.ClientSession, server: Server, texts: Sequence[str
         return [one["embedding"] for one in (await response.json())["data"]]
 
 
-def expected(texts: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def expected(texts: Sequence[str]) -> Vectors:
     """What Sentence-Transformers in fp32 says."""
     from sentence_transformers import SentenceTransformer
 
@@ -209,17 +245,35 @@ def expected(texts: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.fl
     return np.asarray(model.encode(list(texts), normalize_embeddings=True), np.float32)
 
 
-async def cosine(server: Server, texts: Sequence[str], reference: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
-    """The mean cosine of its vectors to those of fp32."""
+async def likeness(server: Server, texts: Sequence[str], reference: Vectors, collection: Judged | None) -> dict[str, float]:
+    """How far its vectors are those of fp32: the mean cosine, and nDCG@10 over a judged collection."""
     async with session(server) as client:
         found = np.asarray(await ask(client, server, texts), np.float32)
-    return round(float((found * reference).sum(axis=1).mean()), 4)
+        told = {"cosine": round(float((found * reference).sum(axis=1).mean()), 4)}
+        if collection:
+            documents, questions = [
+                await every(client, server, list(part.values())) for part in (collection.documents, collection.questions)
+            ]
+            told[NDCG] = round(collection.ndcg(documents, questions), 4)
+    return told
+
+
+async def every(client: aiohttp.ClientSession, server: Server, texts: Sequence[str]) -> Vectors:
+    """The vectors of all texts, in requests of sixteen by all callers."""
+    turns = asyncio.Semaphore(CALLERS)
+
+    async def part(at: int) -> list[list[float]]:
+        async with turns:
+            return await ask(client, server, texts[at : at + BATCH])
+
+    parts = await asyncio.gather(*(part(at) for at in range(0, len(texts), BATCH)))
+    return np.asarray([vector for part in parts for vector in part], np.float32)
 
 
 async def measure(server: Server, texts: Sequence[str], requests: int) -> dict[str, float]:
     """Texts a second, and milliseconds of CPU a text: of questions, and of passages by sixteen."""
     questions = [[f"{QUESTION} {at}?"] for at in range(requests)]
-    batches = [[texts[(at * BATCH + row) % len(texts)] for row in range(BATCH)] for at in range(max(1, requests // BATCH))]
+    batches = [[texts[(at * BATCH + row) % len(texts)] for row in range(BATCH)] for at in range(max(CALLERS, requests // 2))]
     found: dict[str, float] = {}
     for name, bodies in (("question", questions), ("passage", batches)):
         count = sum(map(len, bodies))

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -190,23 +191,41 @@ def questions(encode: Encode) -> dict[str, float]:
     return {"question": float(np.median(wall)), "question, CPU": float(np.median(cpu))}
 
 
-def judge(engine: str, collection: Path, split: str) -> dict[str, float]:
-    """nDCG@10 of the dense list of one engine over a judged collection, in this process, on every core."""
-    documents = [row for row in lines(collection / "corpus.jsonl") if row["text"].strip()]
+@dataclass(frozen=True)
+class Judged:
+    """A judged collection: texts by id, and for each question how much each document that answers it counts."""
+
+    documents: Mapping[str, str]
+    questions: Mapping[str, str]
+    relevant: Mapping[str, Mapping[str, float]]
+
+    def ndcg(self, documents: Vectors, questions: Vectors) -> float:
+        """nDCG@10 of the ranking by these vectors, in the order of the texts."""
+        ids, best = list(self.documents), np.argsort(-(questions @ documents.T), axis=1, kind="stable")[:, :10]
+        scores = [ndcg([ids[at] for at in row], self.relevant[one]) for row, one in zip(best, self.questions, strict=True)]
+        return float(np.mean(scores))
+
+
+def judged(collection: Path, split: str) -> Judged:
+    """A folder of BEIR's layout."""
     relevant: dict[str, dict[str, float]] = {}
     for line in (collection / "qrels" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1:]:
         question, document, grade = line.split("\t")
         if float(grade) > 0:
             relevant.setdefault(question, {})[document] = float(grade)
-    asked = [row for row in lines(collection / "queries.jsonl") if row["_id"] in relevant]
+    documents = {
+        row["_id"]: f"{row.get('title', '')}\n{row['text']}".strip() for row in lines(collection / "corpus.jsonl") if row["text"].strip()
+    }
+    asked = {row["_id"]: row["text"] for row in lines(collection / "queries.jsonl") if row["_id"] in relevant}
+    return Judged(documents, asked, relevant)
+
+
+def judge(engine: str, collection: Path, split: str) -> dict[str, float]:
+    """nDCG@10 of the dense list of one engine over a judged collection, in this process, on every core."""
+    found = judged(collection, split)
     with tempfile.TemporaryDirectory() as folder:
         encode = ENGINES[engine](Path(folder), THREADS)
-        vectors = encode([f"{row.get('title', '')}\n{row['text']}".strip() for row in documents])
-        found = encode([row["text"] for row in asked]) @ vectors.T
-    ids = [row["_id"] for row in documents]
-    best = np.argsort(-found, axis=1, kind="stable")[:, :10]
-    scores = [ndcg([ids[at] for at in row], relevant[one["_id"]]) for row, one in zip(best, asked, strict=True)]
-    return {"nDCG@10": float(np.mean(scores))}
+        return {"nDCG@10": found.ndcg(encode(list(found.documents.values())), encode(list(found.questions.values())))}
 
 
 def lines(path: Path) -> list[dict[str, str]]:

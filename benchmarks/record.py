@@ -24,6 +24,12 @@ def record(name: str, figures: dict[str, object]) -> Path:
     return path
 
 
+def goal(found: float, *, most: float | None = None, least: float | None = None) -> dict[str, object]:
+    """A figure beside what it is to be at most, or at least, and whether it is."""
+    met = (most is None or found <= most) and (least is None or found >= least)
+    return {"found": found, **({} if most is None else {"at most": most}), **({} if least is None else {"at least": least}), "met": met}
+
+
 def commit() -> str:
     """The commit, with a mark when the tree differs from it in more than results."""
     changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")

@@ -127,7 +127,12 @@ def deploy(settings: Settings, store: Store, deployment: Deployment, say: Say, t
         _elsewhere(to).deploy(deployment, to, say)
     say(f"deploy    {deployment.id} is {'asked' if far else 'started'} once, to see that it answers")
     once = override(settings, "serve", **{**told, "replicas": 1, "replicas_most": 1})
-    asyncio.run(_probe(once, say) if deployment.kind == GENERATOR else _probe_vectors(once, store))
+    try:
+        asyncio.run(_probe(once, say) if deployment.kind == GENERATOR else _probe_vectors(once, store))
+    except GeneratorError:
+        if far and not store.stat(key):
+            _withdraw(str(told["url"]))
+        raise
     with contextlib.suppress(Conflict):  # the same one, just now
         store.create(key, data)
 
@@ -251,6 +256,12 @@ def _elsewhere(to: str) -> ModuleType:
 
 def _url(store: Store, service: str) -> str:
     return service if "://" in service else str(json.loads(store.get(f"services/{find(store, service)}.json"))["url"])
+
+
+def _withdraw(url: str) -> None:
+    """End what was just deployed and does not answer, where its place does not keep it for its log."""
+    with contextlib.suppress(GeneratorError):  # what is told is why it does not answer
+        getattr(connector("serve", url), "withdraw", lambda url: None)(url)
 
 
 def _able(url: str, verb: str) -> Callable[..., Any]:

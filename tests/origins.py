@@ -43,6 +43,13 @@ class Reply:
         """The data of each event of a stream."""
         return [part.removeprefix("data: ") for part in self.data.decode().split("\n\n") if part]
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is an answer, and all of it."""
+        if "text/event-stream" in self.headers.get("content-type", ""):
+            return self.status == 200 and self.events[-1] == "[DONE]" and not any('"error"' in event for event in self.events)
+        return self.status == 200 and bool(self.json["choices"][0]["finish_reason"])
+
 
 @dataclass(frozen=True)
 class Site:
@@ -142,3 +149,26 @@ def running(at: Site, *, ready: bool = True) -> Iterator[Origin]:
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive(), "the origin did not stop"
+
+
+@contextmanager
+def asked(origin: Origin, question: str = "How long is the feed pump primed?") -> Iterator[Callable[[], int]]:
+    """Two users ask all the while, one of them for streams, and every answer is whole; called, it says how many were."""
+    replies: list[Reply] = []
+    over = threading.Event()
+
+    def ask(number: int) -> None:
+        while not over.is_set():
+            replies.append(origin.chat(question, seed=number, stream=bool(number)))
+
+    users = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
+    for user in users:
+        user.start()
+    try:
+        yield lambda: len(replies)
+    finally:
+        over.set()
+        for user in users:
+            user.join(60)
+    assert replies
+    assert [reply for reply in replies if not reply.whole] == []

@@ -140,13 +140,18 @@ class Specification:
 
 def read(engine: str) -> Specification:
     """That of a project; skips the test without it."""
+    return Specification(file(engine, FILES[engine]))
+
+
+def file(project: str, names: Sequence[str]) -> list[Path]:
+    """The files of the first of the names that is there; skips the test without any."""
     folder = os.environ.get(FOLDER)
     if not folder:
-        pytest.skip(f"no specification of {engine}: {FOLDER} is not set (see tests/specification.py)")
-    found = next((files for pattern in FILES[engine] if (files := sorted(Path(folder).resolve().glob(pattern)))), None)
+        pytest.skip(f"no specification of {project}: {FOLDER} is not set (see tests/specification.py)")
+    found = next((files for name in names if (files := sorted(Path(folder).resolve().glob(name)))), None)
     if not found:
-        pytest.skip(f"no specification of {engine}: {folder} has none of {', '.join(FILES[engine])}")
-    return Specification(found)
+        pytest.skip(f"no specification of {project}: {folder} has none of {', '.join(names)}")
+    return found
 
 
 def _path(uri: str) -> Path:

@@ -23,6 +23,7 @@ import yaml
 
 from ragstone import config
 from ragstone.config import Settings
+from ragstone.connect import built_in
 from tests.origins import Origin, Site, site, until
 from tests.speaker import speaking
 
@@ -79,10 +80,20 @@ def test_a_base_that_is_not_pinned_ends_the_build(base: str, status: int) -> Non
     assert done.returncode == status
 
 
+def known() -> dict[str, list[str]]:
+    """The package's extras."""
+    extras: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return extras
+
+
+def installed(stage: str) -> list[str]:
+    """The extras that a stage installs."""
+    return [name for word, rest in stages()[stage] for names in re.findall(r"'\.\[(.+)\]'", rest) for name in names.split(",")]
+
+
 def packages(stage: str) -> set[str]:
     """The packages that the extras of a stage ask for."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    wanted = [name for word, rest in stages()[stage] for names in re.findall(r"'\.\[(.+)\]'", rest) for name in names.split(",")]
+    extras, wanted = known(), installed(stage)
     found: set[str] = set()
     while wanted:
         for asked in extras[wanted.pop()]:
@@ -96,6 +107,11 @@ def test_the_origin_carries_no_torch_and_the_trainer_does() -> None:
     assert ("COPY", "--from=light /opt/ragstone /opt/ragstone") in stages()["origin"]
     assert packages("light") & {"torch", "transformers", "ray"} == set()
     assert packages("heavy") >= {"torch", "ray"}
+
+
+def test_the_origin_can_reach_all_that_a_release_may_name_but_ray_itself() -> None:
+    connectors = {name for stage in ("store", "index", "serve", "rag") for name in built_in(stage)}
+    assert (connectors & set(known())) - {"ray"} <= set(installed("light"))
 
 
 def test_the_services_of_the_compose_file_are_confined_and_only_the_edge_is_reached_on_loopback() -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ragstone import config, release, service
 from ragstone.errors import GeneratorError
-from tests.conversations import PRIMED
-from tests.origins import Origin, running, site, until
+from tests.origins import Origin, asked, running, site, until
 from tests.speaker import Speaker, speaking
 from tests.test_service import written
 
@@ -32,29 +29,6 @@ def other() -> Iterator[Speaker]:
     """The server of the version that is broken."""
     with speaking() as made:
         yield made
-
-
-@contextmanager
-def asked(origin: Origin) -> Iterator[Callable[[], int]]:
-    """Users ask all the while, and every question is answered; called, it says how many were."""
-    statuses: list[int] = []
-    over = threading.Event()
-
-    def ask(number: int) -> None:
-        while not over.is_set():
-            statuses.append(origin.chat(PRIMED, seed=number, stream=bool(number)).status)
-
-    users = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
-    for user in users:
-        user.start()
-    try:
-        yield lambda: len(statuses)
-    finally:
-        over.set()
-        for user in users:
-            user.join(60)
-    assert statuses
-    assert set(statuses) == {200}
 
 
 def deploy(origin: Origin, folder: Path, model: str, version: str) -> None:

@@ -24,6 +24,7 @@ from ragstone import release as records
 from ragstone import store as stores
 from ragstone.access import Verifier
 from ragstone.config import Settings
+from ragstone.connect import scheme
 from ragstone.embedder import Embedder
 from ragstone.embeddings import Embeddings, Here, Scaled
 from ragstone.errors import ConfigError, RagstoneError, ReleaseError, RequestError
@@ -36,7 +37,13 @@ from ragstone.serve import EMBEDDING, Generator
 from ragstone.store import Store
 
 PERIOD = 1.0
-"""Seconds between two looks at the channel."""
+"""Seconds between two looks at the channel, each of them two requests to a bucket."""
+NEAR = 0.05
+"""The same where the store is a folder, which costs next to nothing to look at."""
+SHARE = 10
+"""How many times as long as a look takes the pause after it is at least: a channel of many records is listed at every look."""
+WARM = 300.0
+"""Seconds for which the release before the one in force stays open: to go back to it loads nothing."""
 KEYS = 3.0
 """Seconds between two readings of signing keys and revocations."""
 LONGEST = 30.0
@@ -133,6 +140,9 @@ class Releases:
         self._logged = ""
         self.pointer = Pointer()
         self._current: Lease | None = None
+        self._before: tuple[float, Lease] | None = None
+        """The release that was in force before, and until when it stays open."""
+        self._period = NEAR if scheme(store.url) == "file" else PERIOD
         self._others: OrderedDict[str, Lease] = OrderedDict()
         self._models: OrderedDict[str, None] = OrderedDict()
         """Models that were asked for by their digest."""
@@ -147,16 +157,19 @@ class Releases:
     async def follow(self) -> None:
         """Keep up with the channel and the keys, until cancelled. What goes wrong is logged and tried again; the open release stays."""
         while True:
+            began = time.monotonic()
             try:
                 await self.step()
             except RagstoneError as error:
                 self._fault(error.code, str(error))
             except Exception as error:
                 self._fault(type(error).__name__, traceback.format_exc())
-            await asyncio.sleep(PERIOD)
+            await asyncio.sleep(max(self._period, min(PERIOD, SHARE * (time.monotonic() - began))))
 
     async def step(self) -> None:
         """Look once: read the keys if it is time, and put the channel's newest release in force if it is another."""
+        if self._before and time.monotonic() > self._before[0]:
+            self._let_go()
         if time.monotonic() - self._keys_read > KEYS:
             await self._read_keys()
         record = await asyncio.to_thread(records.current, self.store, self.channel)
@@ -208,6 +221,7 @@ class Releases:
         """Close all releases. No request may be under way."""
         while self._models:
             await self._parts.give_back(self._models.popitem()[0])
+        self._let_go()
         for lease in [*self._others.values(), *([self._current] if self._current else [])]:
             self._retire(lease)
         while self._closing:
@@ -226,10 +240,10 @@ class Releases:
         began = time.monotonic()
         if self._current is None or record.release != self._current.opened.id:
             async with self._opening:
-                lease = self._others.pop(record.release, None) or await self._open(record.release)
-            before, self._current = self._current, lease
-            if before:
-                self._retire(before)
+                lease = self._warm(record.release) or self._others.pop(record.release, None) or await self._open(record.release)
+            if self._current:
+                self._before = (time.monotonic() + WARM, self._current)
+            self._current = lease
         for id in record.canary:  # open before the first conversation is its own
             async with self._opening:
                 if id not in self._others:
@@ -237,6 +251,19 @@ class Releases:
         self.record, self.reason, self._logged = record, "", ""
         telemetry.released(self.channel, record.release, record.number)
         log.info("release %s is in force on %s, opened in %.1f s", record.release, self.channel, time.monotonic() - began)
+
+    def _warm(self, id: str) -> Lease | None:
+        """The release before, if it is this one; else it is let go first, so that no more than two are open at a swap."""
+        if self._before and self._before[1].opened.id == id:
+            lease, self._before = self._before[1], None
+            return lease
+        self._let_go()
+        return None
+
+    def _let_go(self) -> None:
+        if self._before:
+            self._retire(self._before[1])
+        self._before = None
 
     def _shared_out(self, name: str, opening: str | None) -> str:
         if self.record is None or opening is None or name != self.channel:

@@ -139,6 +139,11 @@ class Order:
     """Cores that each replica reserves; 0 on this machine, whose cores they share."""
     key: str = field(repr=False)
 
+    @property
+    def room(self) -> int:
+        """Requests that a replica takes at a time: as many as llama.cpp has threads for. More wait before it."""
+        return self.kind.slots + 2
+
 
 def connect(settings: Settings, say: Say | None = None) -> RayGenerator:
     """The generator of a `ray` URL, not yet started. Raises `ConfigError` when the URL is none."""
@@ -247,6 +252,12 @@ def remove(url: str) -> None:
     _on(_far(url), end, _far(url).app)
 
 
+def withdraw(url: str) -> None:
+    """End an application that was deployed and does not answer: Ray keeps its log. Raises `GeneratorError`."""
+    if read(url).address != HERE:
+        remove(url)
+
+
 def _far(url: str) -> Place:
     """The place of an application that outlives the processes that serve. Raises `ConfigError` for this machine's own Ray."""
     place = read(url)
@@ -333,9 +344,9 @@ def _run(order: Order, count: int = 0) -> None:
     made = serve.deployment(
         Server,
         name=PART,
-        **({"autoscaling_config": _scaling(order.bounds)} if scaled else {"num_replicas": count or order.bounds.least}),
+        **({"autoscaling_config": _scaling(order)} if scaled else {"num_replicas": count or order.bounds.least}),
         max_surge_percent=100,
-        max_ongoing_requests=order.kind.slots + 2,  # as many as llama.cpp has threads for
+        max_ongoing_requests=order.room,
         max_constructor_retry_count=RETRIES,
         graceful_shutdown_timeout_s=120.0,
         ray_actor_options={"num_cpus": order.cpus, **({} if order.own else ELSEWHERE)},
@@ -364,10 +375,11 @@ def _words(trace: str) -> str:
     return lines[-1] if lines else trace.strip().splitlines()[-1]
 
 
-def _scaling(bounds: Bounds) -> dict[str, Any]:
+def _scaling(order: Order) -> dict[str, Any]:
     """Ray's autoscaler with our rule in it, which has the windows that Ray's own delays are."""
     from ray.serve.config import AutoscalingPolicy
 
+    bounds = order.bounds
     return {
         "min_replicas": bounds.least,
         "max_replicas": bounds.most,
@@ -376,21 +388,26 @@ def _scaling(bounds: Bounds) -> dict[str, Any]:
         "downscale_delay_s": 0.0,
         "look_back_period_s": LOOK_BACK,
         "metrics_interval_s": LOOK_BACK / 5,
-        "policy": AutoscalingPolicy(policy_function=Policy, policy_kwargs=asdict(bounds)),
+        "policy": AutoscalingPolicy(policy_function=Policy, policy_kwargs={"room": order.room, **asdict(bounds)}),
     }
 
 
 class Policy:
-    """How many replicas an application should have: Ray's controller asks again and again, with the use of the CPU of each."""
+    """How many replicas an application should have: Ray's controller asks again and again, with the use of the CPU of each.
 
-    def __init__(self, **bounds: Any) -> None:
-        self._scaler = Scaler(Bounds(**bounds))
+    As the HPA does with two measures, the one that wants more replicas counts: requests beyond the room of those that there are count as
+    CPU beyond its target.
+    """
+
+    def __init__(self, room: int, **bounds: Any) -> None:
+        self._room, self._target, self._scaler = room, Bounds(**bounds).target, Scaler(Bounds(**bounds))
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         count, loads = int(context.target_num_replicas), (context.aggregated_metrics or {}).get("cpu", {})
         if not loads or len(loads) != count:  # while one starts or ends, what will be is not known yet
             return count, {}
-        return self._scaler.advise(time.monotonic(), count, mean(loads.values())), {}
+        queue = self._target * context.total_num_requests / (count * self._room)
+        return self._scaler.advise(time.monotonic(), count, max(mean(loads.values()), queue)), {}
 
 
 class Server:

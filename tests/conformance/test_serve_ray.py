@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -13,9 +18,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import psutil
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner
 
-from ragstone import project, raycluster, serve, service, store
+from ragstone import config, project, raycluster, serve, service, store
 from ragstone.cli import app
 from ragstone.config import Serve, Settings
 from ragstone.errors import ConfigError, GeneratorError, ReleaseError
@@ -37,6 +44,7 @@ from tests.conformance.test_serve import (  # noqa: F401
     test_the_version_is_a_digest_that_stays_the_same,
     test_what_is_asked_may_hold_any_text,
 )
+from tests.origins import Origin, asked, running, site, until
 from tests.test_service import written
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ragstone[ray]'")
@@ -60,6 +68,10 @@ def replica(generator: RayGenerator) -> RayGenerator:
 @pytest.fixture
 def cluster(generator: RayGenerator) -> str:
     """The Ray of the contract's cases as a cluster that is joined by its address."""
+    return _joined(generator)
+
+
+def _joined(generator: RayGenerator) -> str:
     from ray import get_runtime_context
 
     return f"ray+gcs://{get_runtime_context().gcs_address}?port={urlsplit(generator.place.base).port}"
@@ -94,15 +106,103 @@ def test_a_version_on_a_cluster_takes_questions_as_any_other(
         CliRunner().invoke(app, ["service", "status", "v1"], catch_exceptions=False)
 
 
-def test_a_version_that_can_not_be_loaded_leaves_nothing_on_the_cluster(cluster: str, settings: Settings, tmp_path: Path) -> None:
+@pytest.fixture
+def head(generator: RayGenerator) -> Iterator[str]:
+    """The same Ray as it is joined through its client port, from another process."""
+    from ray import get_runtime_context
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = ["--host", "127.0.0.1", "--port", str(port), "--mode", "specific-server", "--address", get_runtime_context().gcs_address]
+    server = subprocess.Popen([sys.executable, "-m", "ray.util.client.server", *told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: server.poll() is not None or _listens(port))
+        assert server.poll() is None, "Ray's client server did not start"
+        yield f"ray://127.0.0.1:{port}?port={urlsplit(generator.place.base).port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0
+
+
+COMMANDS = "import json, sys; from ragstone.cli import app; [app(words, standalone_mode=False) for words in json.loads(sys.argv[1])]"
+
+
+def test_a_cluster_is_joined_through_its_client_port(head: str, settings: Settings) -> None:
+    """With the token that Ray's own tools find, though nobody names it."""
+    file = written(settings.folder, {"name": "far", "context": 1024, "slots": 1, "threads": 1, "max_tokens": 16})
+    words = [["deploy", str(file), "--to", head], ["service", "status", "v1"], ["service", "delete", "v1"]]
+    there = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    command = [sys.executable, "-c", COMMANDS, json.dumps(words)]
+    done = subprocess.run(command, cwd=settings.folder, env=there, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "is RUNNING (1 of 1 replicas)" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def origin(generator: RayGenerator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
+    """An origin whose version in force answers on that cluster."""
+    url = f"{_joined(generator)}&app=steady"
+    with running(site(tmp_path_factory.mktemp("origin"), url, context=1024, slots=2, threads=1, max_tokens=16)) as made:
+        yield made
+    ray.remove(url)
+
+
+def deploy(origin: Origin, folder: Path, cluster: str, **told: str) -> None:
+    """Version v2, as `ragstone deploy` does it, with little patience."""
+    settings = config.override(origin.site.settings, "serve", timeout=5.0)
+    service.deploy(settings, origin.site.store, service.read(written(folder, {"name": "llm", **told}), "v2", settings), print, cluster)
+
+
+def nothing_is_left(origin: Origin, app: str) -> None:
+    assert "llm/v2" not in service.deployed(origin.site.store)
+    with pytest.raises(GeneratorError, match="has no application"):
+        ray.told(app)
+
+
+def test_a_version_that_crashes_at_start_costs_no_user_an_answer(origin: Origin, cluster: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF but not really")
-    found = service.read(written(tmp_path, {"name": "llm", "model": f"local://{broken}"}), "v2", settings)
-    with pytest.raises(GeneratorError, match=r"llm_v2-\w+ can't be started on Ray: .*failed to load model"):
-        service.deploy(settings, store.connect(settings.store_url), found, print, cluster)
-    assert service.deployed(store.connect(settings.store_url)) == []
-    with pytest.raises(GeneratorError, match="has no application"):
-        ray.told(ray.read(ray.address(found, cluster)).app)
+    model = f"local://{broken}"
+    with asked(origin), pytest.raises(GeneratorError, match=r"llm_v2-\w+ can't be started on Ray: .*failed to load model"):
+        deploy(origin, tmp_path, cluster, model=model)
+    nothing_is_left(origin, named(tmp_path, origin.site.settings, cluster, model=model))
+
+
+def named(folder: Path, settings: Settings, cluster: str, **told: str) -> str:
+    """What the application of version v2 is called."""
+    return ray.read(ray.address(service.read(written(folder, {"name": "llm", **told}), "v2", settings), cluster)).app
+
+
+def put(app: str, status: int) -> None:
+    """An application of Ray Serve that lists its models and answers nothing else: with an error, or never."""
+    from ray import serve as rayserve
+
+    class Broken:
+        async def __call__(self, request: Request) -> Response:
+            if request.url.path.endswith("/models"):
+                return JSONResponse({"data": []})
+            while not status:
+                await asyncio.sleep(1)
+            return JSONResponse({"error": {"message": "broken"}}, status)
+
+    made = rayserve.deployment(Broken, name=ray.PART, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=1.0)
+    rayserve.run(made.bind(), name=app, route_prefix=f"/{app}")
+
+
+@pytest.mark.parametrize(("status", "message"), [(500, "500"), (0, "in time|fell silent|Timeout")])
+def test_a_version_that_answers_500s_or_hangs_costs_no_user_an_answer(
+    origin: Origin, cluster: str, tmp_path: Path, status: int, message: str
+) -> None:
+    app = named(tmp_path, origin.site.settings, cluster)
+    put(app, status)
+    with asked(origin), pytest.raises(GeneratorError, match=message):
+        deploy(origin, tmp_path, cluster)
+    nothing_is_left(origin, app)
 
 
 def test_a_load_adds_a_replica_and_its_end_takes_it_away(generator: RayGenerator, loop: asyncio.Runner) -> None:  # noqa: F811
@@ -166,9 +266,21 @@ def test_what_this_machines_own_ray_runs_is_looked_after_by_who_serves(settings:
 
 
 def test_the_rule_is_that_of_this_machine_and_waits_while_a_replica_starts() -> None:
-    policy = ray.Policy(least=1, most=3, target=70.0, up=0.0, down=0.0)
+    assert advised((1, 100.0), (2, 100.0), (2, 70.0, 72.0), (3, 5.0, 5.0, 5.0)) == [2, 2, 2, 1]
 
-    def advice(count: int, *loads: float) -> int:
-        return policy(SimpleNamespace(target_num_replicas=count, aggregated_metrics={"cpu": dict(enumerate(loads))}))[0]
 
-    assert [advice(1, 100.0), advice(2, 100.0), advice(2, 70.0, 72.0), advice(3, 5.0, 5.0, 5.0)] == [2, 2, 2, 1]
+def test_requests_that_wait_before_idle_processors_want_replicas_too() -> None:
+    """As with a GPU, whose load no processor shows."""
+    assert advised((1, 5.0), (1, 5.0), requests=4) == [1, 1]
+    assert advised((1, 5.0), (2, 5.0, 5.0), (3, 5.0, 5.0, 5.0), requests=9) == [3, 3, 3]
+
+
+def advised(*looks: tuple[float, ...], requests: int = 0) -> list[int]:
+    """What the policy says at each look: the replicas that there are to be, and the load of each that runs, with room for four requests."""
+    policy = ray.Policy(room=4, least=1, most=3, target=70.0, up=0.0, down=0.0)
+
+    def advice(count: float, *loads: float) -> int:
+        told = {"target_num_replicas": count, "aggregated_metrics": {"cpu": dict(enumerate(loads))}, "total_num_requests": requests}
+        return policy(SimpleNamespace(**told))[0]
+
+    return [advice(*look) for look in looks]

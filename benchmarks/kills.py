@@ -84,8 +84,8 @@ def trials(folder: Path, made: stores.Stores, count: int, draw: random.Random) -
         wrong += [f"trial {trial}, {name}: {told}"] if told else []
         left += len(list(at.folder.rglob(".tmp-*")))
         print(f"{killed.total()} of {count} killed, {len(wrong)} went wrong", end="\r", file=sys.stderr, flush=True)
-    told = {"trials": trial + 1, "killed before the end": dict(sorted(killed.items())), "went wrong": wrong}
-    record(f"kills-{at.url.partition(':')[0]}", {**told, "temporary files seen after the next run": left})
+    figures = {"trials": trial + 1, "killed before the end": dict(sorted(killed.items())), "went wrong": wrong}
+    record(f"kills-{at.url.partition(':')[0]}", {**figures, "temporary files seen after the next run": left})
     return wrong
 
 

@@ -20,11 +20,12 @@ from pathlib import Path
 
 from benchmarks import stores
 from benchmarks.index import resident, run
-from benchmarks.record import record
+from benchmarks.record import judge, record
 from ragstone.bucket import PAGE
 from ragstone.store import Store, connect
 
 FOLDER = 1_000
+MEMORY = "GiB at most"
 MORE = 0.01
 """GiB that ten times as many keys may take."""
 
@@ -41,8 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, stores.running(asked.store, Path(folder)) as made:
         tenth, whole = listings(next(made), asked.keys)
     record(f"listing-{asked.store}-{asked.keys}", {"a tenth": tenth, "all": whole})
-    grown = whole["GiB at most"] - tenth["GiB at most"]
-    sys.exit(f"{grown:.3f} GiB more for ten times as many keys" if grown > MORE else 0)
+    judge({"GiB more for ten times as many keys": (max(0.0, whole[MEMORY] - tenth[MEMORY]), 0.0, MORE)})
 
 
 def listings(made: stores.Made, keys: int) -> list[dict[str, float]]:
@@ -72,7 +72,7 @@ def read(store: Store) -> dict[str, float]:
             first = time.perf_counter() - began
     took = time.perf_counter() - began
     figures = {"keys": many, "keys/s": round(many / took), "first 1,000, s": round(first, 3), "all, s": round(took, 2)}
-    return {**figures, "GiB at most": round(resident("VmHWM"), 4)}
+    return {**figures, MEMORY: round(resident("VmHWM"), 4)}
 
 
 if __name__ == "__main__":

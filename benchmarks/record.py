@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +24,15 @@ def record(name: str, figures: dict[str, object]) -> Path:
     path.write_text(json.dumps(entry, indent=1) + "\n")
     print(json.dumps(entry, indent=1))
     return path
+
+
+def judge(goals: Mapping[str, tuple[float, float, float]]) -> None:
+    """End with each figure's goal beside it, and an error when one is missed: the figure, the least that it may be and the most."""
+    for name, (value, least, most) in goals.items():
+        goal = f"at least {least:g}" if least else f"at most {most:g}"
+        print(f"{name}: {value:g}, {goal}: {'reached' if least <= value <= most else 'MISSED'}")
+    missed = [name for name, (value, least, most) in goals.items() if not least <= value <= most]
+    sys.exit(f"goals missed: {', '.join(missed)}" if missed else 0)
 
 
 def commit() -> str:

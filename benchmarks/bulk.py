@@ -24,13 +24,15 @@ import orjson
 
 from benchmarks.index import make
 from benchmarks.neighbours import vectors
-from benchmarks.record import ROOT, record
+from benchmarks.record import ROOT, goal, judge, record
 from ragstone import config, mapping
 from ragstone.cluster import BODY
 from ragstone.corpus.snapshot import Chunks
 from ragstone.index import opensearch
 
 OURS, PEER = "ragstone", "parallel_bulk"
+SHARE = 0.8
+"""Of the peer's pace, to be reached."""
 DOCUMENTS, CREATION = "documents.jsonl", "creation.json"
 
 
@@ -51,8 +53,10 @@ def main() -> None:
         prepare(folder, asked.chunks, asked.url)
         rounds = [compare(folder, asked.url, asked.peers, turn) for turn in range(asked.rounds)]
     ratios = sorted(one[OURS] / one[PEER] for one in rounds)
+    ratio = f"{OURS} / {PEER}"
     medians = {f"{name}, chunks/s": round(float(np.median([one[name] for one in rounds])), 1) for name in (OURS, PEER)}
-    record(f"bulk-{asked.chunks}", {**medians, f"{OURS} / {PEER}": [round(one, 2) for one in ratios]})
+    record(f"bulk-{asked.chunks}", {**medians, ratio: [round(one, 2) for one in ratios]})
+    judge({f"{ratio}, median": goal(float(np.median(ratios)), least=SHARE)})
 
 
 def prepare(folder: Path, chunks: int, url: str) -> None:

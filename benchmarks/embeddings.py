@@ -31,7 +31,7 @@ import numpy as np
 import psutil
 
 from benchmarks.encoding import QUESTION, Judged, judged, passages
-from benchmarks.record import ROOT, goal, record
+from benchmarks.record import ROOT, Goal, goal, record
 from ragstone import access, config, project, store, weights
 from ragstone.embedder import Vectors
 from ragstone.show import Silence
@@ -134,7 +134,7 @@ def ratios(rounds: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, 
     return found
 
 
-def goals(compared: Mapping[str, Mapping[str, float]], same: Mapping[str, Mapping[str, float]]) -> dict[str, object]:
+def goals(compared: Mapping[str, Mapping[str, float]], same: Mapping[str, Mapping[str, float]]) -> dict[str, Goal]:
     """At least three times Sentence-Transformers behind FastAPI, at equal nDCG, and ahead of all."""
     if FIRST not in compared:
         return {}

@@ -1,10 +1,11 @@
 """Processes of Ragstone that are killed at random moments: is every published version readable after each, and does the next run go on?
 
-    python -m benchmarks.kills [--kills N] [--seed N]
+    python -m benchmarks.kills [--kills N] [--seed N] [--store file|s3|oss]
 
-A project of 240 short documents over a model of noise, in a folder's store. Each trial changes documents, lets a process work that gets
-SIGKILL at some moment of that, and looks at the store from another one: every published folder is held against its SHA-256, every release
-that was ever in force has all its parts. Then the same work must come to its end, and the newest releases must find something. What
+A project of 240 short documents over a model of noise. Its store is a folder, or a bucket on this machine: of a real S3 server
+(versitygw), or of the tests' own OSS. Each trial changes documents, lets a process work that gets SIGKILL at some moment of that, and looks
+at the store from another one: every published folder is held against its SHA-256, read out of a bucket into a cache of its own, and every
+release that was ever in force has all its parts. Then the same work must come to its end, and the newest releases must find something. What
 is killed: `build`; a change of the embedding model (index, calibration, release, promotion); forty promotions in a row. One trial in five
 builds into an empty store. Trials whose work ended before its kill are looked at alike, but do not count among the N.
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
+import os
 import random
 import shutil
 import sys
@@ -28,6 +30,9 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import pytest
+
+from benchmarks import stores
 from benchmarks.record import record
 from ragstone import config, embedder, project, release
 from ragstone.config import Settings
@@ -44,6 +49,7 @@ FRESH = 5
 """One trial in so many begins with an empty store: the model is published too."""
 FORK = multiprocessing.get_context("fork")
 PUBLIC = ("public",)
+CACHE = "RAGSTONE_CACHE"
 NOBODY = "openai+http://127.0.0.1:9/v1?model=none"
 """A generator that is named in releases and never asked."""
 
@@ -54,40 +60,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=17)
+    parser.add_argument("--store", choices=stores.SCHEMES, default="file")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        wrong = trials(Path(name), asked.kills, random.Random(asked.seed))
+    with tempfile.TemporaryDirectory() as name, stores.running(asked.store, Path(name)) as made:
+        os.environ[CACHE] = f"{name}/cache"
+        wrong = trials(Path(name) / "project", made, asked.kills, random.Random(asked.seed))
     sys.exit(f"{len(wrong)} trials went wrong" if wrong else 0)
 
 
-def trials(folder: Path, count: int, draw: random.Random) -> list[str]:
+def trials(folder: Path, made: stores.Stores, count: int, draw: random.Random) -> list[str]:
     """What went wrong in the trials until so many works were killed; all is recorded."""
     begin(folder)
+    at = settle(folder, next(made))
     took, killed, wrong, left, trial = whole(folder), Counter[str](), list[str](), 0, 0
     for trial in itertools.takewhile(lambda _: killed.total() < count, itertools.count()):
         fresh = trial % FRESH == 0
         name = "build" if fresh else draw.choice(list(WORKS))
-        change(folder, trial, fresh)
+        change(folder, trial)
+        at = settle(folder, next(made)) if fresh else at
         killed[name] += run(folder, WORKS[name], draw.uniform(0.0, took[name])) is None
         began, told = time.monotonic(), run(folder, lambda settings, at, work=WORKS[name]: goes_on(settings, at, work))
         took[name] = time.monotonic() - began
         wrong += [f"trial {trial}, {name}: {told}"] if told else []
-        left += len(list(kills.left(folder)))
+        left += len(list(at.folder.rglob(".tmp-*")))
         print(f"{killed.total()} of {count} killed, {len(wrong)} went wrong", end="\r", file=sys.stderr, flush=True)
-    told = {"trials": trial + 1, "killed before the end": dict(sorted(killed.items())), "went wrong": wrong}
-    record("kills", {**told, "temporary files seen after the next run": left})
+    figures = {"trials": trial + 1, "killed before the end": dict(sorted(killed.items())), "went wrong": wrong}
+    record(f"kills-{at.url.partition(':')[0]}", {**figures, "temporary files seen after the next run": left})
     return wrong
 
 
 def begin(folder: Path) -> None:
     """A project and its two models."""
-    (folder / "docs").mkdir()
+    (folder / "docs").mkdir(parents=True)
     for number in range(DOCUMENTS):
         write(folder, number, 0)
     for seed in (17, 18):
         tiny(folder / f"model-{seed}", seed)
+
+
+def settle(folder: Path, at: stores.Made) -> stores.Made:
+    """The project in an empty store, and nothing left of what it made before."""
+    shutil.rmtree(folder / ".ragstone", ignore_errors=True)
     base = folder / "model-17" / "model"
-    (folder / "ragstone.toml").write_text(f'[train]\nbase = "{base}"\n[serve]\nurl = "{NOBODY}"\n')
+    toml = f'[project]\nstore = "{at.url}"\n[train]\nbase = "{base}"\n[serve]\nurl = "{NOBODY}"\n'
+    (folder / "ragstone.toml").write_text(toml)
+    return at
 
 
 def write(folder: Path, number: int, turn: int) -> None:
@@ -106,13 +123,11 @@ def whole(folder: Path) -> dict[str, float]:
     return took
 
 
-def change(folder: Path, trial: int, fresh: bool) -> None:
-    """Other documents than before; for a fresh trial nothing that was built."""
+def change(folder: Path, trial: int) -> None:
+    """Other documents than before."""
     for number in range(trial % 3, DOCUMENTS, 11):
         write(folder, number, trial + 1)
     (folder / "docs" / f"{trial % DOCUMENTS}.md").unlink()
-    if fresh:
-        shutil.rmtree(folder / ".ragstone", ignore_errors=True)
 
 
 def run(folder: Path, work: Work, seconds: float | None = None) -> str | None:
@@ -140,11 +155,18 @@ def _report(folder: Path, work: Work, to: Connection) -> None:
 
 def goes_on(settings: Settings, at: Store, work: Work) -> None:
     """After a kill: the store is read, the work comes to its end, and the newest releases find something."""
-    kills.check(at)
+    check(at)
     work(settings, at)
-    kills.check(at)
+    check(at)
     for id in list(dict.fromkeys(one.release for one in reversed(release.history(at, settings.project.channel))))[:LOOKED_AT]:
         assert project.retrieve(settings, at, "Which part is turned?", PUBLIC, id, 1), id
+
+
+def check(at: Store) -> None:
+    """All that is published, read out of the store itself."""
+    with tempfile.TemporaryDirectory() as cache, pytest.MonkeyPatch.context() as environment:
+        environment.setenv(CACHE, cache)
+        kills.check(at)
 
 
 def build(settings: Settings, at: Store) -> None:

@@ -6,11 +6,15 @@ import json
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+Goal = dict[str, float]
+"""As `goal` makes it: `found`, the bound, and whether it is `met`."""
 
 
 def record(name: str, figures: dict[str, object]) -> Path:
@@ -24,10 +28,19 @@ def record(name: str, figures: dict[str, object]) -> Path:
     return path
 
 
-def goal(found: float, *, most: float | None = None, least: float | None = None) -> dict[str, object]:
+def goal(found: float, *, most: float | None = None, least: float | None = None) -> Goal:
     """A figure beside what it is to be at most, or at least, and whether it is."""
     met = (most is None or found <= most) and (least is None or found >= least)
     return {"found": found, **({} if most is None else {"at most": most}), **({} if least is None else {"at least": least}), "met": met}
+
+
+def judge(goals: Mapping[str, Goal]) -> None:
+    """End with each figure's goal beside it, and an error when one is missed."""
+    for name, reached in goals.items():
+        bounds = ", ".join(f"{side} {reached[side]:g}" for side in ("at least", "at most") if side in reached)
+        print(f"{name}: {reached['found']:g}, {bounds}: {'reached' if reached['met'] else 'MISSED'}")
+    missed = [name for name, reached in goals.items() if not reached["met"]]
+    sys.exit(f"goals missed: {', '.join(missed)}" if missed else 0)
 
 
 def commit() -> str:

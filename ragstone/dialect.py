@@ -29,9 +29,11 @@ TYPE = "dense_vector is Elasticsearch's type: OpenSearch's is knn_vector, with d
 OWN = "the field {name!r} is called vector, and beside it stand Ragstone's own: terms for BM25, facets for groups and filters, the chunk"
 OTHERS = "{names} is not made: documents are parsed and chunked by Ragstone, which keeps title, text and metadata in its own fields"
 LENGTH = "similarity {given}: vectors have length 1, so the cosine orders them alike, and a hit's score is made of that"
-WHEN = "an ingest pipeline works when documents come in; what embeds a question at query time is the neural query"
+WHEN = "an ingest pipeline works when documents come in; what embeds a question at query time is {asking}"
+ASKING = {"elasticsearch": "query_vector_builder in the knn query"}
+"""By the engine, where it is not OpenSearch's."""
 PROCESSOR = "inference is a processor of Elasticsearch: OpenSearch's is text_embedding, of a model that ML Commons knows"
-MODEL = "model_id {given!r} stands for the model in force: the engine gives its own ids, and Ragstone finds them by the model's digest"
+MODEL = "model_id {given!r} stands for the model in force: what the engine calls it, Ragstone finds by the model's digest"
 FOLLOWED = "{name} is another name for the pipeline of that model, so that one of another model never takes its place half way"
 
 
@@ -67,8 +69,8 @@ def translate(index: config.Index, mapping: str, pipeline: str) -> Translation:
     >>> made.index.inference, made.index.pipeline, made.dimensions
     ('engine', 'vector-ingest', 384)
     """
-    if (mapping or pipeline) and scheme(index.url) == "elasticsearch":
-        raise ConfigError("Elasticsearch's JSON is translated for OpenSearch; for Elasticsearch say type, m, ef_construction in index.url")
+    if mapping and scheme(index.url) == "elasticsearch":
+        raise ConfigError("a mapping is translated for OpenSearch; for Elasticsearch say type, m, ef_construction in index.url")
     made = Translation(index, None, ())
     if mapping:
         made = _mapped(made, mapping)
@@ -126,7 +128,10 @@ def _piped(made: Translation, text: str) -> Translation:
     if not isinstance(model, str) or not model:
         raise ConfigError(f"the pipeline's {kind} has no model_id")
     name = path.rpartition("_ingest/pipeline/")[2]
-    told = [WHEN, *([PROCESSOR] if kind == "inference" else []), MODEL.format(given=model), *([FOLLOWED.format(name=name)] if name else [])]
+    elsewhere = ASKING.get(scheme(made.index.url))
+    told = [WHEN.format(asking=elsewhere or "the neural query")]
+    told += [PROCESSOR] if kind == "inference" and not elsewhere else []
+    told += [MODEL.format(given=model), *([FOLLOWED.format(name=name)] if name else [])]
     index = replace(made.index, inference=config.ENGINE, pipeline=name)
     return replace(made, index=index, notes=(*made.notes, *told))
 

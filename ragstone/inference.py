@@ -51,8 +51,7 @@ class Inference:
     """What an engine has of Ragstone's embedding models."""
 
     def __init__(self, cluster: Cluster, url: str, key: str) -> None:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname or "@" in url:
-            raise ConfigError(f"index.embeddings = {url.rpartition('@')[2]!r} is no address of a /v1/embeddings, or has credentials")
+        check_address(url)
         self.url = url
         self._cluster = cluster
         self._key = key
@@ -184,6 +183,18 @@ def alias(given: str, own: Request) -> Request:
     """Another name for a pipeline."""
     to = own.path.rpartition("/")[2]
     return Request("PUT", f"/_ingest/pipeline/{given}", {"processors": [{"pipeline": {"name": to}}]}, f"{given} is another name for it")
+
+
+def check_address(url: str) -> None:
+    """Raises `ConfigError` when `/v1/embeddings` can't be there."""
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname or "@" in url:
+        raise ConfigError(f"index.embeddings = {url.rpartition('@')[2]!r} is no address of a /v1/embeddings, or has credentials")
+
+
+def check_name(given: str) -> None:
+    """Raises `ConfigError` when another name for the pipeline can't be one."""
+    if given and not re.fullmatch("[a-z0-9][a-z0-9._-]*", given):
+        raise ConfigError(f"index.pipeline = {given!r} can't be a name: lower-case letters, digits, ., - and _ can")
 
 
 def _connector(url: str, digest: str, kind: str) -> dict[str, Any]:

@@ -31,7 +31,14 @@ NODE = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:{VERSION}:z
 URL = "RAGSTONE_TEST_ELASTICSEARCH"
 """Names the node for the tests that need one."""
 
-TESTS = ("tests/conformance/test_index.py", "tests/conformance/test_hosted.py", "tests/test_elasticsearch.py", "-k", "elasticsearch")
+TESTS = (
+    "tests/conformance/test_index.py",
+    "tests/conformance/test_hosted.py",
+    "tests/test_elasticsearch.py",
+    "tests/test_endpoint.py",
+    "-k",
+    "elasticsearch",
+)
 
 
 def up() -> str:

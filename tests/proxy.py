@@ -10,7 +10,7 @@ import http.client
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -56,8 +56,9 @@ class Proxy:
                 self.send_response_only(status)
                 for name, value in headers:
                     self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(content[: len(content) // 2] if fails == HALF else content)
+                with suppress(OSError):  # who asked is gone, killed perhaps
+                    self.end_headers()
+                    self.wfile.write(content[: len(content) // 2] if fails == HALF else content)
 
             def passed_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
                 """The service's answer. The call keeps its Host, which is signed."""

@@ -354,6 +354,18 @@ def test_a_chunk_is_embedded_as_an_index_has_it(origin: Origin) -> None:
     np.testing.assert_array_equal(embedded(origin, "production", [views.passage(long)], "chunk"), expected)
 
 
+def test_who_can_send_no_field_of_ours_says_in_the_address_what_the_texts_are(origin: Origin) -> None:
+    def at(kind: str, text: str) -> np.ndarray[Any, Any]:
+        reply = origin.request("POST", f"/v1/embeddings?input_type={kind}", {"model": "production", "input": text})
+        return np.array([one["embedding"] for one in reply.json["data"]], np.float32)
+
+    chunk = snapshot.load(origin.site.store, release.load(origin.site.store, origin.release).snapshot).chunks[0]
+    for kind, text in (("query", PRIMED), ("document", PRIMED), ("chunk", views.passage(chunk))):
+        np.testing.assert_array_equal(at(kind, text), embedded(origin, "production", [text], kind))
+    np.testing.assert_array_equal(at("chunk", "how big"), at("chunk", '["", "how big"]'))  # an engine tries it so
+    assert origin.request("POST", "/v1/embeddings?input_type=poem", {"model": "production", "input": "pump"}).status == 400
+
+
 def test_a_model_can_be_asked_by_its_digest(origin: Origin) -> None:
     digest = release.load(origin.site.store, origin.release).model
     for kind in ("query", "document"):

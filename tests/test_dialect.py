@@ -33,6 +33,16 @@ def test_the_seeds_pipeline_lets_the_engine_make_vectors_under_its_name() -> Non
         assert reason in told
 
 
+def test_the_same_pipeline_means_the_same_at_elasticsearch_where_a_mapping_is_said_by_the_url() -> None:
+    there = config.Index(url="elasticsearch://127.0.0.1:9200/docs")
+    made = dialect.translate(there, "", PIPELINE)
+    assert (made.index.inference, made.index.pipeline) == ("engine", "vector-ingest")
+    assert "query_vector_builder" in " ".join(made.notes)
+    assert "OpenSearch" not in " ".join(made.notes)
+    with pytest.raises(ConfigError, match=r"m, ef_construction in index\.url"):
+        dialect.translate(there, mapped({}), "")
+
+
 def test_a_mapping_decides_the_graph_and_keeps_what_it_does_not_say() -> None:
     field = {"dims": 384, "index": True, "similarity": "cosine", "index_options": {"type": "int8_hnsw", "m": 24, "ef_construction": 200}}
     made = dialect.translate(INDEX, mapped(field, title={"type": "text"}), "")

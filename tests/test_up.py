@@ -91,7 +91,7 @@ class Running:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
-            self.process.wait(30)
+            self.process.wait(120)
         finally:
             self.process.kill()
 
@@ -186,7 +186,7 @@ def test_ctrl_c_leaves_no_process_behind(running: Running) -> None:
     everything = psutil.Process(running.process.pid).children(recursive=True)
     assert len(everything) >= 2
     running.process.send_signal(signal.SIGINT)
-    assert running.process.wait(30) == 0
+    assert running.process.wait(120) == 0
     running.wait(lambda: not [child for child in everything if child.is_running() and child.status() != psutil.STATUS_ZOMBIE])
 
 

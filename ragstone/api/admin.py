@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ragstone.api.call import authorise, confirmed, origin, validators
 from ragstone.api.releases import NotReady, unknown
 from ragstone.corpus import views
 from ragstone.embedder import Embedder
-from ragstone.embedding import CHUNK
+from ragstone.embedding import CHUNK, DOCUMENT
 from ragstone.embeddings import Embeddings
 from ragstone.errors import RequestError
 from ragstone.index import Vectors
@@ -50,8 +51,11 @@ async def retrieve(request: Request) -> Response:
 async def embeddings(request: Request) -> Response:
     """Unit vectors of an embedding model: a release's own, or one by digest; cut to `dimensions` they are scaled to length 1 again."""
     authorise(request)
-    asked = body.embeddings(await body.read(request, origin(request).limit))
-    if asked.kind == CHUNK:
+    by_address = request.query_params.get("input_type", DOCUMENT)
+    asked = body.embeddings(await body.read(request, origin(request).limit), by_address)
+    if asked.kind == by_address == CHUNK:  # an engine that sends no fields of ours tries it with a text of its own
+        asked = replace(asked, texts=tuple(map(views.as_passage, asked.texts)))
+    elif asked.kind == CHUNK:
         _check_chunks(asked.texts)
     async with _embedder(request, asked.model) as (embedder, embeddings, headers):
         if asked.dimensions and asked.dimensions > embedder.dimensions:
@@ -189,4 +193,3 @@ def _models(request: Request) -> list[dict[str, Any]]:
         {"id": name, "object": "model", "created": facts["created"], "owned_by": "ragstone", "ragstone": {"release": facts["release"]}}
         for name, facts in named.items()
     ]
-

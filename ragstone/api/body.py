@@ -199,8 +199,8 @@ def retrieve(fields: Fields) -> Retrieve:
     return Retrieve(model, fields.text("query"), _search(Fields(search)))
 
 
-def embeddings(fields: Fields) -> Embeddings:
-    """The embeddings request in a body."""
+def embeddings(fields: Fields, usual: str = DOCUMENT) -> Embeddings:
+    """The embeddings request in a body; `usual` says what the texts are where the body does not."""
     given = fields.values.get("input")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not 0 < len(texts) <= INPUTS or not all(isinstance(text, str) and text for text in texts):
@@ -210,7 +210,7 @@ def embeddings(fields: Fields) -> Embeddings:
         raise fields.wrong("encoding_format", "float or base64")
     own = fields.object("ragstone")
     own.only("input_type")
-    kind = own.values.get("input_type", DOCUMENT)
+    kind = own.values.get("input_type", usual)
     if kind not in KINDS:
         raise own.wrong("input_type", f"{', '.join(KINDS[:-1])} or {KINDS[-1]}")
     return Embeddings(fields.text("model"), tuple(texts), encoding == "base64", fields.whole("dimensions", 1, 1 << 16), kind)

@@ -46,6 +46,19 @@ def of_passage(passage: str) -> list[str]:
     return _views(*parts)
 
 
+def as_passage(text: str) -> str:
+    """`text` where a chunk was made into it; else the same of a chunk that has neither title nor headings.
+
+    >>> as_passage("Prime it."), as_passage('["Pump ", "Prime it."]')
+    ('["", "Prime it."]', '["Pump ", "Prime it."]')
+    """
+    try:
+        of_passage(text)
+    except ValueError:
+        return json.dumps(["", text], ensure_ascii=False)
+    return text
+
+
 def _head(chunk: Chunk) -> str:
     """What stands above the text in the chunk's context."""
     return chunk.context.removesuffix(chunk.text)

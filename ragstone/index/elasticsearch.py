@@ -13,17 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from ragstone import config, options
-from ragstone.cluster import Cluster
+from ragstone import config, inference, mapping, options
+from ragstone.cluster import Cluster, Request
 from ragstone.corpus import Chunk
 from ragstone.embedder import Vectors
+from ragstone.endpoint import Endpoints
 from ragstone.errors import ConfigError, IndexingError
-from ragstone.hosted import BLOCKS, FORMAT, HEALTH, MOST, RANK, Hosted, HostedIndex
-from ragstone.index import Done, Query, check, ignored
+from ragstone.hosted import BLOCKS, FORMAT, HEALTH, MOST, RANK, Hosted, HostedIndex, Load
+from ragstone.index import Done, Known, Query, check, check_chunks, counted, ignored
+from ragstone.inference import CHUNK, QUERY, Model
 from ragstone.options import LINEAR, RRF
 
 OLDEST = (8, 18)
 """The oldest version that this was run on."""
+
+ASKED = 32 << 10
+"""Bytes of a bulk request whose vectors the engine asks for, one chunk after the other: encoded long before the answer is given up."""
 
 TYPES = ("hnsw", "int8_hnsw", "bbq_hnsw")
 
@@ -52,7 +57,7 @@ class Elasticsearch(Hosted):
 
     def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options) -> None:
         super().__init__(cluster, prefix, url, options)
-        self.identity = ("elasticsearch", FORMAT, cluster.url, prefix, options.lasting("num_candidates", "oversample"))
+        self.identity: tuple[object, ...] = ("elasticsearch", FORMAT, cluster.url, prefix, options.lasting("num_candidates", "oversample"))
 
     def check(self) -> None:
         nodes = self._cluster.greet(VERSIONS).get("nodes", {})
@@ -81,7 +86,42 @@ class Elasticsearch(Hosted):
         }
 
     def _opened(self, digest: str, name: str, meta: Mapping[str, Any]) -> ElasticsearchIndex:
-        return ElasticsearchIndex(digest, self._cluster, name, meta, self._options)
+        kind = InferringIndex if "model" in meta else ElasticsearchIndex
+        return kind(digest, self._cluster, name, meta, self._options)
+
+
+class Inferring(Elasticsearch):
+    """A place whose engine makes the vectors of chunks and questions itself."""
+
+    def __init__(self, cluster: Cluster, prefix: str, url: str, options: Options, endpoints: Endpoints, pipeline: str) -> None:
+        super().__init__(cluster, prefix, url, options)
+        self.identity = (*self.identity, "inference", endpoints.url)
+        self._endpoints = endpoints
+        self._pipeline = pipeline
+
+    def prepare(self, model: Model) -> None:
+        self.check()
+        self._endpoints.prepare(model)
+
+    def ingest(self, folder: Path, digest: str, chunks: Sequence[Chunk], known: Known, model: Model, progress: Done) -> None:
+        """Load the chunks, those without a vector through the pipeline that asks for one."""
+        check_chunks(chunks)
+        for request in self._pipelines(model):
+            self._endpoints.send(request)
+        question, passage = (self._endpoints.name(kind, model) for kind in (QUERY, CHUNK))
+        lines = counted(mapping.lines(chunks, known, passage), progress)
+        self._keep(folder, digest, Load(len(chunks), model.dimensions, lines, ASKED, question))
+
+    def _preparation(self, model: Model) -> tuple[list[Request], str, str]:
+        before = [*self._endpoints.explain(model), *self._pipelines(model)]
+        return before, self._endpoints.name(CHUNK, model), self._endpoints.name(QUERY, model)
+
+    def _example(self, digest: str, name: str, meta: Mapping[str, Any]) -> ElasticsearchIndex:
+        return self._opened(digest, name, {"model": inference.UNKNOWN + QUERY.upper(), **meta})
+
+    def _pipelines(self, model: Model) -> list[Request]:
+        own = self._endpoints.pipeline(model)
+        return [own, inference.alias(self._pipeline, own)] if self._pipeline else [own]
 
 
 class ElasticsearchIndex(HostedIndex):
@@ -94,10 +134,10 @@ class ElasticsearchIndex(HostedIndex):
     """k1 + 1, which Lucene has dropped."""
     _options: Options
 
-    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         knn = {
             "field": "vector",
-            "query_vector": np.asarray(query.vector, np.float32),
+            **self._vector(query),
             "k": limit,
             "num_candidates": max(limit, self._options.num_candidates),
             "filter": {"bool": {"filter": allowed}},
@@ -105,7 +145,11 @@ class ElasticsearchIndex(HostedIndex):
         }
         return {"size": limit, "query": {"knn": knn}}
 
-    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any]:
+    def _vector(self, query: Query) -> dict[str, Any]:
+        """That of the question."""
+        return {"query_vector": np.asarray(query.vector, np.float32)}
+
+    def _cosines(self, query: Query, ids: Sequence[str]) -> dict[str, Any] | None:
         """Where no more chunks are allowed than are searched for, the engine scores each of them, without its graph."""
         return self._nearest(query, len(ids), [{"ids": {"values": ids}}])
 
@@ -120,6 +164,24 @@ class ElasticsearchIndex(HostedIndex):
         return {"size": limit, "retriever": {self._options.fusion: {"retrievers": each, "rank_window_size": limit, **rest}}}
 
 
+class InferringIndex(ElasticsearchIndex):
+    """An opened index whose engine makes the vector of a question itself."""
+
+    encodes = True
+    exact = True
+
+    def __init__(self, digest: str, cluster: Cluster, name: str, meta: Mapping[str, Any], options: Options) -> None:
+        super().__init__(digest, cluster, name, meta, options)
+        self._asker = str(meta["model"])
+        """The endpoint for questions."""
+
+    def _nearest(self, query: Query, limit: int, allowed: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        return super()._nearest(query, limit, allowed) if query.text.strip() else None
+
+    def _vector(self, query: Query) -> dict[str, Any]:
+        return {"query_vector_builder": {"text_embedding": {"model_id": self._asker, "model_text": query.text}}}
+
+
 def connect(settings: config.Index) -> Elasticsearch:
     """The place that a URL names. Raises `ConfigError` on what it can't mean."""
     read = options.read(Options, settings.url)
@@ -130,7 +192,11 @@ def connect(settings: config.Index) -> Elasticsearch:
     if read.oversample < 1:
         raise ConfigError("index.url: oversample is 1 at least: without it scores would be those of rounded vectors")
     cluster, prefix = options.reach("Elasticsearch", settings, read.ca)
-    return Elasticsearch(cluster, prefix, settings.url, read)
+    if settings.inference == config.CLIENT:
+        return Elasticsearch(cluster, prefix, settings.url, read)
+    inference.check_name(settings.pipeline)
+    endpoints = Endpoints(cluster, settings.embeddings, settings.embeddings_key)
+    return Inferring(cluster, prefix, settings.url, read, endpoints, settings.pipeline)
 
 
 def _check_version(url: str, nodes: Sequence[Mapping[str, Any]]) -> None:

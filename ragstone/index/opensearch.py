@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,10 +208,9 @@ def connect(settings: config.Index) -> OpenSearch:
         return OpenSearch(cluster, prefix, settings.url, read)
     if (read.engine, read.compression) != ("lucene", "1x"):
         raise ConfigError(f"index.inference = {config.ENGINE!r} needs engine=lucene and compression=1x: they score by full vectors")
-    if settings.pipeline and not re.fullmatch("[a-z0-9][a-z0-9._-]*", settings.pipeline):
-        raise ConfigError(f"index.pipeline = {settings.pipeline!r} can't be a name: lower-case letters, digits, ., - and _ can")
-    inference = Inference(cluster, settings.embeddings, settings.embeddings_key)
-    return Inferring(cluster, prefix, settings.url, read, inference, settings.pipeline)
+    inference.check_name(settings.pipeline)
+    asking = Inference(cluster, settings.embeddings, settings.embeddings_key)
+    return Inferring(cluster, prefix, settings.url, read, asking, settings.pipeline)
 
 
 def _check_version(url: str, told: Mapping[str, Any]) -> None:

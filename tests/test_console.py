@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect
 
-from ragstone import access, config, release
+from ragstone import access, config, distribution, release
 from ragstone import store as stores
 from ragstone.api.console import BUILT
 from ragstone.config import Corpus
@@ -336,7 +336,7 @@ def test_what_was_tested_is_what_is_served(page: Page, place: Place) -> None:
 
     browser.reach(page, "promote it")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Releases")).to_be_visible()
+    expect(page.get_by_role("heading", name="Releases", level=1)).to_be_visible()
     page.get_by_label("To", exact=True).select_option(candidate)
     expect(page.get_by_role("region", name="What differs")).to_contain_text("similarity_threshold 0.03")
     assert not browser.barriers(page)
@@ -579,6 +579,27 @@ def test_a_map_shows_which_terms_moved_most(page: Page, school: Place) -> None:
     picture(page, "terms")
 
 
+def test_a_threshold_shows_which_relevant_and_which_irrelevant_passages_pass_it(page: Page, school: Place) -> None:
+    enter(page, school, "retrieve")
+    browser.reach(page, "Question")
+    page.keyboard.type("How are keyword arguments passed?")
+    page.keyboard.press("Enter")
+    parted = page.get_by_role("region", name="Relevant and irrelevant passages")
+    expect(parted.get_by_role("img", name="Relevant and irrelevant passages").locator("canvas")).to_be_visible()
+    expect(parted).to_contain_text("of 250 irrelevant ones pass")
+    told = distribution.of(school.site.store, release.load(school.site.store, school.origin.release))
+    assert told is not None
+    browser.reach(page, "Threshold")
+    for key, passing in (("Home", (len(told.relevant), 250)), ("End", (0, 0))):
+        page.keyboard.press(key)
+        expect(parted).to_contain_text(f"{passing[0]} of {len(told.relevant)} relevant passages and {passing[1]} of 250 irrelevant ones")
+    assert not browser.barriers(page)
+    for _ in range(25):
+        page.keyboard.press("ArrowLeft")
+    parted.get_by_role("img").evaluate("(chart) => chart.scrollIntoView()")
+    picture(page, "scores")
+
+
 def test_an_origin_that_starts_again_still_knows_the_run(page: Page, school: Place) -> None:
     began = school.origin.request("POST", "/admin/training", {}, school.token).json
     until(lambda: [run["stage"] for run in runs(school.origin, school, "running")] != ["start"])
@@ -608,6 +629,18 @@ def test_serving_is_live(page: Page, place: Place) -> None:
     expect(page.get_by_role("region", name="Limits by tenant")).to_contain_text("of 1,000,000")
     assert not browser.barriers(page)
     picture(page, "serving")
+
+
+def test_each_replica_shows_what_it_takes_of_the_cpu_and_a_service_elsewhere_says_nothing(
+    page: Page, place: Place, speaker: Speaker, tmp_path: Path
+) -> None:
+    enter(page, place, "serving")
+    expect(page.get_by_role("region", name="Replicas").get_by_role("row").nth(1)).to_contain_text("not told")
+    (tmp_path / "docs").mkdir()
+    with running(site(tmp_path, "local://smollm2", threads=1, slots=1)) as origin:
+        enter(page, Place(origin.url, origin, administrator(origin.site)), "serving")
+        row = page.get_by_role("region", name="Replicas").get_by_role("row").nth(1)
+        expect(row).to_contain_text(re.compile(r"smollm2/\w+process \d+\d+ %00$"))
 
 
 # ---- everywhere

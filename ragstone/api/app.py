@@ -75,6 +75,7 @@ ROUTES = [
     Route("/admin/releases", channels.listing),
     Route("/admin/releases", channels.save, methods=["POST"]),
     Route("/admin/rollback", channels.rollback, methods=["POST"]),
+    Route("/admin/scores", channels.scores, methods=["POST"]),
     Route("/admin/serving", live.now),
     Route("/admin/terms", models.terms, methods=["POST"]),
     Route("/admin/training", runs.listing),

@@ -1,0 +1,91 @@
+"""How soon the console is seen: first contentful paint in a real Chromium before a real origin on loopback, and the bytes of its script.
+
+    python -m benchmarks.paint [--loads N]
+
+Signed out it is the sign-in, signed in the screen Ask. Cold loads have a browser profile without a cache each; warm ones come after a load
+in the same profile. The time counts from the navigation's start, as `performance.getEntriesByType("paint")` tells it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from benchmarks.record import record
+from ragstone import access
+from tests import browser
+from tests.origins import Origin, Site, running, site
+from tests.speaker import speaking
+
+PAINTED = "() => performance.getEntriesByName('first-contentful-paint').length > 0"
+PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
+SCRIPT = """() => performance.getEntriesByType('resource').filter((one) => one.name.includes('/console.js'))
+  .map((one) => [one.decodedBodySize, one.encodedBodySize])[0]"""
+SIGN_IN = "sessionStorage.setItem('ragstone.key', {token!r})"
+LIMIT_MS, LIMIT_BYTES = 200, 300_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--loads", type=int, default=20)
+    loads = parser.parse_args().loads
+    with tempfile.TemporaryDirectory() as name, speaking() as speaker, browser.running() as chromium:
+        (Path(name) / "docs").mkdir()
+        with running(site(Path(name), speaker.url)) as origin:
+            keys = {"signed out": "", "signed in": administrator(origin.site)}
+            record("paint", {"goal": f"{LIMIT_MS} ms, {LIMIT_BYTES} bytes", **measured(chromium, origin, keys, loads)})
+
+
+def administrator(at: Site) -> str:
+    made = access.create(at.settings.keys_folder, at.store, tenant="paint", groups=("public",), rpm=10**6, tpm=10**9, expires=0, admin=True)
+    return made[0]
+
+
+def measured(chromium: Browser, origin: Origin, keys: dict[str, str], loads: int) -> dict[str, object]:
+    """Milliseconds by state of the sign-in and of the cache, and the script's bytes."""
+    painted(chromium, origin, keys["signed in"], 2)  # what is slow once, such as the first reading of the files
+    figures: dict[str, object] = {}
+    script: list[int] = []
+    for state, token in keys.items():
+        cold = [painted(chromium, origin, token, 1)[0] for _ in range(loads)]
+        warm = painted(chromium, origin, token, loads + 1)[1:]
+        for cache, found in (("cold", cold), ("warm", warm)):
+            figures[f"{state}, {cache}: first contentful paint, ms"] = summary([milliseconds for milliseconds, _ in found])
+        script = cold[0][1]
+    return {**figures, "script, bytes": script[0], "script as sent, bytes": script[1]}
+
+
+def painted(chromium: Browser, origin: Origin, token: str, loads: int) -> list[tuple[float, list[int]]]:
+    """So many loads in one new profile: milliseconds, and the script's bytes as they are and as they came."""
+    context = chromium.new_context(viewport={"width": 1080, "height": 700})
+    try:
+        return [load(context, origin, token) for _ in range(loads)]
+    finally:
+        context.close()
+
+
+def load(context: BrowserContext, origin: Origin, token: str) -> tuple[float, list[int]]:
+    page: Page = context.new_page()
+    try:
+        if token:
+            page.add_init_script(SIGN_IN.format(token=token))
+        page.goto(f"{origin.url}/console")
+        page.wait_for_function(PAINTED)
+        page.get_by_role("heading", name="Ask" if token else "Sign in").wait_for()
+        return float(page.evaluate(PAINT)), list(page.evaluate(SCRIPT))
+    finally:
+        page.close()
+
+
+def summary(found: list[float]) -> dict[str, float]:
+    ordered = sorted(found)
+    worst = ordered[int(0.9 * (len(ordered) - 1))]
+    return {"median": round(statistics.median(ordered), 1), "p90": round(worst, 1), "most": round(ordered[-1], 1), "loads": len(ordered)}
+
+
+if __name__ == "__main__":
+    main()

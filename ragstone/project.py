@@ -17,7 +17,7 @@ from ragstone import indexing
 from ragstone import release as releases
 from ragstone import store as stores
 from ragstone.config import AUTO, CLIENT, Settings, override
-from ragstone.corpus import PUBLIC, Chunk
+from ragstone.corpus import PUBLIC, Chunk, Failure
 from ragstone.errors import Conflict, CorpusError, ExamError, IndexingError, TrainError
 from ragstone.release import Record, Release, canonical
 from ragstone.show import Show, Silence, paced
@@ -79,12 +79,19 @@ def snapshot(settings: Settings, store: Store, show: Show) -> str:
     listing = staging.latest(store)
     if listing is None:
         raise CorpusError(f"nothing is staged in {store.url}", "ragstone stage ./docs")
+    told = set[str]()
+
+    def failed(failure: Failure) -> None:
+        told.add(failure.path)
+        show.failed(failure.path, failure.reason)
+
     with show.bar("parse") as advance:
-        digest = snapshots.build(store, listing, settings.corpus, advance)
+        digest = snapshots.build(store, listing, settings.corpus, advance, failed)
     made = snapshots.size(store, digest)
     show.say(f"snapshot  {made.documents} documents, {made.chunks} chunks; files skipped: {len(made.failures)}")
     for failure in made.failures:
-        show.say(f"  skipped {failure.path}: {failure.reason}")
+        if failure.path not in told:  # of a snapshot that was there, or a file that could not be staged
+            show.failed(failure.path, failure.reason)
     return digest
 
 

@@ -120,6 +120,16 @@ BAD = {
 }
 
 
+def test_each_file_is_told_when_its_turn_comes_and_each_failure_at_once(store: Store, source: Path) -> None:
+    (source / "a.pdf").write_bytes(b"no PDF")
+    (source / "b.md").write_text("# B\n\nText.")
+    told: list[object] = []
+    build(store, stage(store, source), Corpus(), lambda *at: told.append(at), lambda failure: told.append(failure.path))
+    total = len([one for one in told if isinstance(one, tuple)]) - 1
+    assert told[:3] == [(0, total, "a.pdf"), "a.pdf", (1, total, "b.md")]
+    assert told[-1] == (total, total, "")
+
+
 def test_a_file_that_cannot_be_parsed_is_named_with_its_reason_and_skipped(store: Store, source: Path) -> None:
     for name, (data, _) in BAD.items():
         write(source, name, data)

@@ -41,12 +41,12 @@ export function Retrieve() {
           <Search search={(query) => void search(query)} />
           <Slider name="top_k" least={1} most={MOST} step={1} value={topK} set={setTopK} />
           <Slider name="Threshold" least={0} most={1} step={0.01} value={threshold} set={setThreshold} />
+          {found && <Parted release={found.release} threshold={threshold} />}
           {found && <Save found={found} topK={topK} threshold={threshold} />}
         </section>
         <section aria-label="Hits">
           <Problem fault={fault} />
           {found && <Scores found={found} used={used} threshold={threshold} />}
-          {found && <Parted release={found.release} threshold={threshold} />}
           {found && <Hits found={found} used={used} show={(hit) => setPlace({ ...hit, release: found.release })} />}
           {!found && !fault && <p class="quiet">Hits appear here, best first, with dense, keyword, fused and calibrated scores.</p>}
         </section>

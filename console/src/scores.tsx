@@ -59,7 +59,7 @@ function Measured({ scores, threshold }: { scores: Distribution; threshold: numb
       <p class="quiet">
         {asked === 0
           ? "Relevant: none. The documents are too few, or hold too little prose, to make questions from."
-          : `Relevant: ${asked} questions made from passages of these documents, and the score of the question's own passage; it was among the five best for ${relevant.length}. They use the passage's words, so people's questions score lower.`}{" "}
+          : `Relevant: ${asked} questions made from passages of these documents, and the score of the question's own passage; it was among the five best for ${relevant.length}. They use the passage's words; people's own questions may score lower.`}{" "}
         Irrelevant: {irrelevant.length} questions that people asked about other things, and the score of the best passage; one or another may be answered here all the
         same. Both were measured when the release was calibrated, by these questions among others.
       </p>

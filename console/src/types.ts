@@ -263,6 +263,9 @@ export interface Run {
   done: number;
   total: number | null;
   left: number | null;
+  /** What it is at: of a sync, the path of the file that is read. */
+  note: string;
+  failures: { path: string; reason: string }[];
   curve: { step: number; loss: number; held_out?: number }[];
   error: string;
   result: unknown;
@@ -271,6 +274,8 @@ export interface Run {
 
 export interface Runs {
   minutes: number;
+  /** The folder that a sync reads. */
+  source: string;
   runs: Run[];
 }
 

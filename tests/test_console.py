@@ -215,6 +215,14 @@ def test_the_key_stays_in_its_tab_until_one_signs_out(page: Page, place: Place) 
     assert page.evaluate("() => sessionStorage.length") == 0
 
 
+def test_a_key_that_works_no_longer_leads_back_to_the_sign_in(page: Page, place: Place) -> None:
+    enter(page, place)
+    page.evaluate("() => sessionStorage.setItem('ragstone.key', 'revoked')")
+    page.reload()
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert page.evaluate("() => sessionStorage.length") == 0
+
+
 # ---- ask
 
 

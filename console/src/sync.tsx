@@ -54,6 +54,7 @@ function Reading({ run, look }: { run: Run; look: () => void }) {
           At <code>{run.note}</code>
         </p>
       )}
+      {run.failures.length > 0 && <p class="quiet">Could not be read so far: {run.failures.length}</p>}
       {run.failures.length > 0 && (
         <Table name="Could not be read so far" heads={["File", "Why"]}>
           {run.failures.map((one) => (

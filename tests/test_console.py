@@ -342,6 +342,7 @@ def test_what_was_tested_is_what_is_served(page: Page, place: Place) -> None:
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     expect(page.get_by_text("reach 0.03; an answer would rest on 1.")).to_be_visible()
+    expect(page.get_by_role("region", name="Relevant and irrelevant passages")).to_contain_text("Relevant: none.")
     assert not browser.barriers(page)
     picture(page, "retrieve")
     browser.reach(page, "Save as release candidate")
@@ -457,7 +458,7 @@ def test_a_document_is_forgotten_once_one_has_seen_what_that_removes(page: Page,
     browser.reach(page, "Forget it for good")
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
-    expect(told).to_contain_text("Forgotten: pump.md")
+    expect(told).to_contain_text("Forgotten: pump.md", timeout=3 * browser.PATIENCE)
     until(lambda: own.origin.release != before)
     expect(page.get_by_role("button", name="Forget valve.md")).to_be_visible()
     found = own.origin.request("POST", "/v1/retrieve", {"query": PRIMED}).json["data"]

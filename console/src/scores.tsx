@@ -45,7 +45,8 @@ function Measured({ scores, threshold }: { scores: Distribution; threshold: numb
   return (
     <>
       <p role="status">
-        At {threshold.toFixed(2)}, {reach(relevant)} of {relevant.length} relevant passages and {reach(irrelevant)} of {irrelevant.length} irrelevant ones pass.
+        At {threshold.toFixed(2)}, {relevant.length > 0 && `${reach(relevant)} of ${relevant.length} relevant passages and `}
+        {reach(irrelevant)} of {irrelevant.length} irrelevant {relevant.length > 0 ? "ones" : "passages"} pass.
       </p>
       <Chart
         name="Relevant and irrelevant passages by calibrated score, in per cent of each"

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,12 @@ from ragstone import phrasing
 from ragstone.analyser import STOP_WORDS
 from ragstone.corpus import PUBLIC, Chunk
 from ragstone.corpus.pairs import WIDE, words
-from ragstone.retrieve import Calibration, Features, Retriever
+from ragstone.distribution import Distribution
+from ragstone.retrieve import Calibration, Features, Hit, Retriever
 
 Floats = NDArray[np.float64]
 
-FORMAT = 4
+FORMAT = 5
 """Counts up with every change of what a calibration rests on or how it is fitted."""
 SAMPLE = 20_000
 """Chunks that questions and words are drawn from at most: 150 questions are asked, and 500 rows of words, whatever the corpus holds."""
@@ -55,13 +57,16 @@ class Fit:
     """The share of foreign and meaningless questions that do not."""
     questions: int
     foreign: int
+    distribution: Distribution = field(repr=False)
+    """What own passages and what the best ones of foreign questions got."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What was found for some questions: the features of the best hits of each, [questions, hits, features]."""
+    """What was found for some questions: the features of the best hits of each, [questions, hits, features], and the hits."""
 
     found: Floats
+    hits: Sequence[Sequence[Hit]] = ()
 
     @property
     def cosine(self) -> float:
@@ -83,6 +88,7 @@ def fit(
     own: Sequence[str],
     chunks: Sequence[Chunk],
     *,
+    sources: Mapping[str, Collection[str]] = MappingProxyType({}),
     groups: tuple[str, ...] = (PUBLIC,),
     threshold: float = 0.75,
     limit: int = 150,
@@ -91,11 +97,12 @@ def fit(
     """The calibration of a corpus: its questions reach `threshold`, other people's questions and meaningless ones do not.
 
     `own` are questions that were made from the corpus, of which at most `limit` are drawn: they say how wide the cosines lie, and are
-    counted. `chunks` give the words for meaningless ones.
+    counted; `sources` names the chunks that each was made from. `chunks` give the words for meaningless ones.
     """
     draw = random.Random(f"calibration {seed}")
     source = [chunk.context for chunk in chunks] if len(own) >= FEW else phrasing.questions()
-    ours = _ask(retriever, draw.sample(list(own), min(limit, len(own))), groups)
+    asked = draw.sample(list(own), min(limit, len(own)))
+    ours = _ask(retriever, asked, groups)
     foreign = _ask(retriever, draw.sample(phrasing.questions(), 250), groups)
     salad = _ask(retriever, jumble(source, 500, seed), groups)
     weights = np.array([_cosine_weight(ours, foreign), KEYWORD, PHRASING])
@@ -104,7 +111,8 @@ def fit(
     cut = max(_usual_most(low), float(np.quantile(lowest, REFUSED)))
     calibration = Calibration((math.log(threshold / (1 - threshold)) - cut, *map(float, weights)))
     refused = np.concatenate([low, lowest]) <= cut
-    return Fit(calibration, _share(high > cut), _share(refused), len(high), len(refused))
+    found = _distribution(retriever.calibration, calibration, [sources.get(one, ()) for one in asked], ours, foreign)
+    return Fit(calibration, _share(high > cut), _share(refused), len(high), len(refused), found)
 
 
 def jumble(texts: Sequence[str], count: int, seed: int = 17) -> list[str]:
@@ -132,14 +140,26 @@ def _word(texts: Sequence[str], frame: Sequence[str], draw: random.Random) -> st
     return "the"
 
 
+def _distribution(before: Calibration, after: Calibration, own: Sequence[Collection[str]], ours: Asked, foreign: Asked) -> Distribution:
+    """The scores of own passages, and of the best ones of foreign questions, as a search with the fitted calibration gives them."""
+
+    def score(hit: Hit) -> float:
+        return round(hit.score / before.probability(hit.features) * after.probability(hit.features), 4)
+
+    known = [(ids, hits) for ids, hits in zip(own, ours.hits, strict=True) if ids]
+    relevant = [max(map(score, mine)) for ids, hits in known if (mine := [hit for hit in hits if hit.chunk.id in ids])]
+    return Distribution(tuple(relevant), tuple(max(map(score, hits), default=0.0) for hits in foreign.hits), len(known))
+
+
 def _ask(retriever: Retriever, questions: Sequence[str], groups: tuple[str, ...]) -> Asked:
-    return Asked(np.array([_best(retriever, question, groups) for question in questions]).reshape(len(questions), BEST, FEATURES))
+    hits = [retriever.search(question, groups, BEST) for question in questions]
+    features = [_features(question, found) for question, found in zip(questions, hits, strict=True)]
+    return Asked(np.array(features).reshape(len(questions), BEST, FEATURES), hits)
 
 
-def _best(retriever: Retriever, question: str, groups: tuple[str, ...]) -> list[Features]:
-    """The features of the best hits, the last one again where there are fewer."""
-    found = [hit.features for hit in retriever.search(question, groups, BEST)]
-    found = found or [(0.0, 0.0, *phrasing.features(question, []))]
+def _features(question: str, hits: Sequence[Hit]) -> list[Features]:
+    """Those of the best hits, the last one again where there are fewer."""
+    found = [hit.features for hit in hits] or [(0.0, 0.0, *phrasing.features(question, []))]
     return found + [found[-1]] * (BEST - len(found))
 
 

@@ -84,11 +84,10 @@ def up(
 @app.command()
 def build(source: Source = None, strict: Strict = False) -> None:
     """Stage, snapshot, index and promote with the model in force (the base model at first), without serving or training."""
-    from ragstone import project
+    from ragstone.sync import sync
 
     settings, store = opened(source, strict)
-    release = project.build(settings, store, Terminal())
-    print(release.id)
+    print(sync(settings, store, Terminal()).id)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from ragstone import indexing
 from ragstone import release as releases
 from ragstone import store as stores
 from ragstone.config import AUTO, CLIENT, Settings, override
-from ragstone.corpus import PUBLIC, Chunk
+from ragstone.corpus import PUBLIC, Chunk, Failure
 from ragstone.errors import Conflict, CorpusError, ExamError, IndexingError, TrainError
 from ragstone.release import Record, Release, canonical
 from ragstone.show import Show, Silence, paced
@@ -79,12 +79,19 @@ def snapshot(settings: Settings, store: Store, show: Show) -> str:
     listing = staging.latest(store)
     if listing is None:
         raise CorpusError(f"nothing is staged in {store.url}", "ragstone stage ./docs")
+    told = set[str]()
+
+    def failed(failure: Failure) -> None:
+        told.add(failure.path)
+        show.failed(failure.path, failure.reason)
+
     with show.bar("parse") as advance:
-        digest = snapshots.build(store, listing, settings.corpus, advance)
+        digest = snapshots.build(store, listing, settings.corpus, advance, failed)
     made = snapshots.size(store, digest)
     show.say(f"snapshot  {made.documents} documents, {made.chunks} chunks; files skipped: {len(made.failures)}")
     for failure in made.failures:
-        show.say(f"  skipped {failure.path}: {failure.reason}")
+        if failure.path not in told:  # of a snapshot that was there, or a file that could not be staged
+            show.failed(failure.path, failure.reason)
     return digest
 
 
@@ -118,6 +125,7 @@ def pull(name: str, show: Show) -> Path:
 def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index: str, show: Show) -> Calibration:
     """The map from raw scores to P(relevant), fitted once for an index and its fusion. Of a large corpus a sample of its chunks is read."""
     from ragstone import calibrate as calibration
+    from ragstone import distribution
     from ragstone.corpus import pairs
     from ragstone.corpus import snapshot as snapshots
     from ragstone.retrieve import Calibration, Retriever, weighed
@@ -128,11 +136,14 @@ def calibrate(settings: Settings, store: Store, snapshot: str, model: str, index
     if store.stat(key):
         return Calibration(tuple(json.loads(store.get(key))["coefficients"]))
     chunks = snapshots.chunks(store, snapshot).sample(calibration.SAMPLE)
-    own = [question.text for question in pairs.mine(chunks, seed=settings.train.seed).questions]
+    made = pairs.mine(chunks, seed=settings.train.seed).questions
+    own, sources = [one.text for one in made], {one.text: one.relevant for one in made}
     retriever = Retriever.of(indexing.open(settings, store, index), embedder, Calibration.default(), weights)
     with show.bar("calibrate"):
-        fit = calibration.fit(retriever, own, chunks, threshold=weights.similarity_threshold, groups=groups(settings))
+        cut, everyone = weights.similarity_threshold, groups(settings)
+        fit = calibration.fit(retriever, own, chunks, sources=sources, threshold=cut, groups=everyone)
     report = {"answered": fit.answered, "refused": fit.refused, "questions": fit.questions, "foreign": fit.foreign}
+    distribution.keep(store, index, fit.calibration.coefficients, fit.distribution)
     _create(store, key, {"coefficients": fit.calibration.coefficients, **report})
     show.say(
         f"calibrate at {weights.similarity_threshold} {fit.answered:.0%} of {fit.questions} questions made from the corpus are answered, "

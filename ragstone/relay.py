@@ -13,8 +13,8 @@ PAGE = frozenset({"/console", "/console/console.js", "/console/console.css"})
 """The page: public, since it holds no data."""
 EDGE = "/admin/edge"
 """The edge's own counts, which the origin does not know."""
-NAMES = ("canary", "diff", "documents", "live", "models", "promote", "releases", "rollback", "serving", "terms")
-RUNS = [f"{name}{part}" for name in ("exam", "forget", "training") for part in ("", "/live", "/stop")]
+NAMES = ("canary", "diff", "documents", "live", "models", "promote", "releases", "rollback", "scores", "serving", "terms")
+RUNS = [f"{name}{part}" for name in ("exam", "forget", "sync", "training") for part in ("", "/live", "/stop")]
 ADMIN = frozenset(f"/admin/{name}" for name in (*NAMES, *RUNS))
 """With an administrator's key. What method each takes is the origin's to say."""
 ROUTES = PAGE | ADMIN | {EDGE}

@@ -16,6 +16,7 @@ import orjson
 from ragstone import telemetry
 from ragstone.completions import Endpoint
 from ragstone.errors import GeneratorError
+from ragstone.load import Load, Meter
 from ragstone.scale import Bounds, Scaler
 
 LOAD = 120.0
@@ -55,6 +56,7 @@ class Replicas:
         self._places: list[Place] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._meter = Meter()
 
     @property
     def ready(self) -> list[Place]:
@@ -143,6 +145,15 @@ class Replicas:
             with contextlib.suppress(psutil.Error):  # it died just now
                 times = psutil.Process(place.pid).cpu_times()
                 found[place.pid] = times.user + times.system
+        return found
+
+    def load(self, slots: int) -> list[Load]:
+        """How busy each is that takes requests; more of them than `slots` wait."""
+        shares, found = self._meter.shares(self.used), []
+        for place in self.ready:
+            share = shares.get(place.pid)
+            cpu = None if share is None else 100 * share / self._cores
+            found.append(Load(f"process {place.pid}", cpu, min(place.taken, slots), max(0, place.taken - slots)))
         return found
 
     def _resize(self, count: int) -> None:

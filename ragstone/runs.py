@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +34,8 @@ POINTS = 400
 """Figures of a run that are kept: of more every second one goes, and only every second one is taken from then on."""
 EVERY = 0.5
 """Seconds between two writes, at least."""
+FAILURES = 100
+"""Files that could not be read, of a run, that are kept."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Run:
 
     id: str
     kind: str
-    """The command's name: `train`, `eval`, `forget`."""
+    """The command's name: `train`, `eval`, `forget`, `build`."""
     pid: int
     host: str
     began: float
@@ -54,6 +57,10 @@ class Run:
     total: int | None = None
     left: float | None = None
     """Seconds to the end of this stage, where they are known."""
+    note: str = ""
+    """What it is at: while `parse` reads files, the path of the one whose turn it is."""
+    failures: tuple[Mapping[str, str], ...] = ()
+    """Files that were left out so far, each with `path` and `reason`."""
     curve: tuple[Mapping[str, float], ...] = ()
     """What was measured at which `step`: of training `loss`, and `held_out` where it was looked at."""
     error: str = ""
@@ -68,15 +75,21 @@ class Report:
         self._folder, self._run, self._show, self._interrupt = folder, run, show, interrupt
         self._written = 0.0
         self._stride = 1
+        self._lock = threading.RLock()
+        self._later: threading.Timer | None = None
         self._tell(now=True)
 
     def say(self, text: str) -> None:
         self._show.say(text)
 
+    def failed(self, path: str, reason: str) -> None:
+        self._show.failed(path, reason)
+        self._tell(failures=(*self._run.failures, {"path": path, "reason": reason})[:FAILURES])
+
     @contextmanager
     def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:
         self._interrupt.heed()
-        self._tell(stage=label, done=0, total=total, left=None, now=True)
+        self._tell(stage=label, done=0, total=total, left=None, note="", now=True)
         with self._show.bar(label, total) as advance:
 
             def both(
@@ -86,13 +99,13 @@ class Report:
                 advance(done, total, note, left)
                 if figures:
                     self._measured(done, figures)
-                self._tell(done=done, left=left, total=self._run.total if total is None else total)
+                self._tell(done=done, left=left, note=note, total=self._run.total if total is None else total)
 
             yield both
 
     def end(self, state: State, error: str = "", result: object = None) -> None:
         """The last word."""
-        self._tell(state=state, error=error, result=result, left=None, now=True)
+        self._tell(state=state, error=error, result=result, left=None, note="", now=True)
 
     def _measured(self, step: int, figures: Mapping[str, float]) -> None:
         if step % self._stride == 0:
@@ -102,10 +115,22 @@ class Report:
             self._run = replace(self._run, curve=curve)
 
     def _tell(self, now: bool = False, **changed: Any) -> None:
-        self._run = replace(self._run, seen=time.time(), **changed)
-        if now or self._run.seen - self._written > EVERY:
+        """Write at once, or once `EVERY` has passed: what was told last is always written, also before a long pause."""
+        with self._lock:
+            self._run = replace(self._run, seen=time.time(), **changed)
+            if now or self._run.seen - self._written > EVERY:
+                self._put()
+            elif self._later is None:
+                self._later = threading.Timer(EVERY, self._put)
+                self._later.daemon = True
+                self._later.start()
+
+    def _put(self) -> None:
+        with self._lock:
+            if self._later:
+                self._later.cancel()
+            self._later, self._written = None, time.time()
             _write(self._folder / f"{self._run.id}.json", self._run)
-            self._written = self._run.seen
 
 
 class Ended:
@@ -236,7 +261,7 @@ def _read(path: Path) -> Run | None:
     """None for a file that is gone by now, or of another version."""
     try:
         told = json.loads(path.read_bytes())
-        return Run(**{**told, "curve": tuple(told["curve"])})
+        return Run(**{**told, "curve": tuple(told["curve"]), "failures": tuple(told.get("failures", ()))})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -32,6 +32,9 @@ class Show(Protocol):
     def say(self, text: str) -> None:
         """One line."""
 
+    def failed(self, path: str, reason: str) -> None:
+        """A file that is left out, and why."""
+
     def bar(self, label: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """A bar over `total` units while the work inside runs."""
 
@@ -44,6 +47,11 @@ def paced(advance: Advance) -> Callable[[int, int], None]:
         advance(done, total, f"{done / 1e6 / max(time.monotonic() - began, 0.001):.1f} MB/s")
 
     return report
+
+
+def left_out(path: str, reason: str) -> str:
+    """The line about a file that is left out."""
+    return f"  skipped {path}: {reason}"
 
 
 def ignored(done: int) -> None:
@@ -63,6 +71,9 @@ class Silence:
     def say(self, text: str) -> None:
         pass
 
+    def failed(self, path: str, reason: str) -> None:
+        self.say(left_out(path, reason))
+
     @contextmanager
     def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:
         yield lambda done, total=None, note="", left=None, figures=None: None
@@ -78,6 +89,9 @@ class Terminal:
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
+
+    def failed(self, path: str, reason: str) -> None:
+        self.say(left_out(path, reason))
 
     @contextmanager
     def bar(self, label: str, total: int | None = None) -> Iterator[Advance]:

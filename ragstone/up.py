@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ragstone import access, project, runs
+from ragstone import access, config, project, runs
 from ragstone.children import Kept, interruptible, spawn, stop
 from ragstone.config import ENGINE, Settings
 from ragstone.errors import AccessError, ConfigError, RagstoneError
 from ragstone.listen import address
 from ragstone.show import Show
 from ragstone.store import Store
+from ragstone.sync import sync
 
 START = 90.0
 """Seconds that origin and edge may take until they answer; on two busy cores it was 2 to 20."""
@@ -33,12 +34,12 @@ def up(settings: Settings, store: Store, show: Show) -> None:
     for section, host, port in (("api", settings.api.host, settings.api.port), ("edge", settings.edge.host, settings.edge.port)):
         _must_be_free(section, host, port)
     asked = settings.index.inference == ENGINE
-    release = None if asked else project.build(settings, store, show)
+    release = None if asked else sync(settings, store, show)
     token = local_key(settings, store)
     with interruptible(), _running(settings, show) as kept:
         if release is None:  # the engine asks this origin for vectors while the index is made
             _wait(settings, kept, "healthz")
-            release = project.build(settings, store, show)
+            release = sync(settings, store, show)
         _wait(settings, kept, "readyz")
         show.say(f"ready after {time.monotonic() - began:.0f} s: {settings.project.channel} is {release.id}\n")
         show.say(_greeting(settings, token))
@@ -84,7 +85,8 @@ def _must_be_free(section: str, host: str, port: int) -> None:
 def _running(settings: Settings, show: Show) -> Iterator[tuple[Kept, Kept]]:
     """Origin and edge as processes; both are stopped, the edge first so that it drains, whatever happens."""
     origin_log, edge_log = settings.origin_log, settings.origin_log.with_name("edge.log")
-    origin = Kept(["serve", "--port", str(settings.api.port)], origin_log, settings.folder)
+    source = config.environment(settings, "project")  # what the console syncs is the folder that was named here
+    origin = Kept(["serve", "--port", str(settings.api.port)], origin_log, settings.folder, source)
     origin_url = f"http://{settings.api.host}:{settings.api.port}"
     edge = Kept(["edge", "--port", str(settings.edge.port), "--origin", origin_url], edge_log, settings.folder)
     try:

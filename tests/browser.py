@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 60_000
@@ -44,6 +44,26 @@ def reach(page: Page, name: str, most: int = 80) -> None:
         if focused.count() and name in page.evaluate("() => window.named(document.activeElement)"):
             return
     raise AssertionError(f"{name!r} can't be reached by the Tab key")
+
+
+def tab(page: Page, wanted: Locator, most: int = 200) -> None:
+    """Move the focus by the Tab key alone to this element. Fails when it can't be reached."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if wanted.evaluate("(one) => one === document.activeElement"):
+            return
+    raise AssertionError(f"{wanted} can't be reached by the Tab key")
+
+
+def choose(page: Page, wanted: Locator, value: str) -> None:
+    """Reach a list by the Tab key and take a value of it by the arrow keys."""
+    tab(page, wanted)
+    page.keyboard.press("Home")
+    for _ in range(wanted.locator("option").count()):
+        if wanted.input_value() == value:
+            return
+        page.keyboard.press("ArrowDown")
+    assert wanted.input_value() == value
 
 
 NAMED = """

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from ragstone import access, release
+from ragstone import access, relay, release
+from ragstone import runs as run_states
 from ragstone.api import app, live, runs
 from ragstone.corpus import labels
+from ragstone.errors import CorpusError
+from ragstone.show import Silence
 from tests.origins import Origin, Reply, Site, running, site, until
 from tests.speaker import Speaker
 
@@ -50,6 +53,10 @@ def test_administration_needs_an_administrator(origin: Origin, path: str, method
     body: object = {} if method == "POST" else None
     assert refusal(origin.request(method, path, body)) == (403, "forbidden")
     assert refusal(origin.request(method, path, body, token="")) == (401, "invalid_api_key")
+
+
+def test_the_edge_passes_all_of_administration() -> None:
+    assert {path for path, _ in ADMIN} <= relay.ROUTES
 
 
 def test_a_key_is_told_what_it_stands_for(origin: Origin) -> None:
@@ -91,6 +98,25 @@ def test_a_file_that_could_not_be_read_is_named_with_its_reason(origin: Origin) 
     (failure,) = post(origin, "/admin/documents", {}).json["failures"]
     assert failure["path"] == "vault.pdf"
     assert failure["reason"]
+
+
+def test_a_sync_names_only_files_that_the_key_may_read(origin: Origin) -> None:
+    with run_states.kept(origin.site.settings.work_folder, "build", Silence()) as (show, _), show.bar("parse", 5) as advance:
+        show.failed("vault.pdf", "is no PDF")
+        show.failed("vault.md", "is no text")
+        advance(4, 5, "vault.md")
+        everyone, manager = administrator(origin.site), administrator(origin.site, ("managers",))
+        until(lambda: synced(origin, manager)["note"] == "vault.md")
+        assert (synced(origin, everyone)["note"], [one["path"] for one in synced(origin, everyone)["failures"]]) == ("", ["vault.pdf"])
+        assert [one["path"] for one in synced(origin, manager)["failures"]] == ["vault.md"]
+    with pytest.raises(CorpusError), run_states.kept(origin.site.settings.work_folder, "build", Silence()):
+        raise CorpusError("vault.md can't be read")
+    assert "vault" not in synced(origin, everyone)["error"]
+    assert "vault" in synced(origin, administrator(origin.site, ("managers", "public")))["error"]
+
+
+def synced(origin: Origin, token: str) -> Any:
+    return origin.request("GET", "/admin/sync", token=token).json["runs"][0]
 
 
 def test_only_a_pdf_that_one_may_read_has_pages(origin: Origin) -> None:

@@ -68,7 +68,7 @@ def noise(chunks: list[Chunk], tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def fitted(retriever: Retriever, chunks: list[Chunk]) -> Fit:
-    return fit(retriever, own(chunks), chunks)
+    return fit(retriever, own(chunks), chunks, sources={question.text: question.relevant for question in mine(chunks).questions})
 
 
 def indexed(model: Embedder, chunks: Sequence[Chunk], folder: Path) -> Retriever:
@@ -105,6 +105,20 @@ def test_words_of_the_corpus_in_no_order_are_mostly_refused(retriever: Retriever
 def test_a_report_counts_what_was_asked(fitted: Fit, chunks: list[Chunk]) -> None:
     assert fitted.questions == min(150, len(own(chunks)))
     assert fitted.foreign == 250 + 500
+
+
+def test_own_passages_and_those_of_foreign_questions_are_kept_apart(retriever: Retriever, fitted: Fit, chunks: list[Chunk]) -> None:
+    kept, asked = fitted.distribution, mine(chunks).questions
+    assert (kept.asked, len(kept.irrelevant)) == (fitted.questions, 250)
+    assert 0 < len(kept.relevant) <= kept.asked
+    assert np.median(kept.relevant) > 0.75 > np.quantile(kept.irrelevant, 0.9)
+    calibrated = Retriever(retriever.index, retriever.embedder, fitted.calibration)
+    hits = calibrated.search(asked[0].text, PUBLIC, 5)
+    assert round(next(hit.score for hit in hits if hit.chunk.id in asked[0].relevant), 4) in kept.relevant
+
+
+def test_questions_that_name_no_passage_are_not_counted_as_missed(noise: Retriever, chunks: list[Chunk]) -> None:
+    assert fit(noise, OWN, chunks[:60]).distribution.asked == 0
 
 
 def test_the_threshold_means_the_same_at_another_number(retriever: Retriever, fitted: Fit, chunks: list[Chunk]) -> None:

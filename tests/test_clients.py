@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from tests.speaker import speaking
 
 TRUE = "Prime the feed pump for ninety seconds before it is started."
 EDGES = ("http://127.0.0.1:8800", "localhost:8800")
-PYTHON = blocks("docs/clients.md", "python")
+LLAMAINDEX = "RAGSTONE_TEST_LLAMAINDEX"
+"""Names an environment that has LlamaIndex, whose packages ask for other versions than ours."""
+PYTHON = [block for block in blocks("docs/clients.md", "python") if "llama_index" not in block]
 CURL = [(page, block) for page in ("README.md", "docs/clients.md", "docs/edge.md") for block in blocks(page, "sh") if "curl" in block]
 
 
@@ -55,6 +58,16 @@ def test_an_example_in_python_prints_the_answer(example: str, origin: Origin, mo
     told = printed(example, origin, monkeypatch)
     assert TRUE in told
     assert ("stream" not in example) or told.count(TRUE) == 2
+
+
+@pytest.mark.skipif(not os.environ.get(LLAMAINDEX), reason=f"{LLAMAINDEX} names no environment with LlamaIndex: its example was NOT run")
+def test_the_example_with_llamaindex_prints_the_answer_whole_and_in_pieces(origin: Origin) -> None:
+    (example,) = (block for block in blocks("docs/clients.md", "python") if "llama_index" in block)
+    command = [str(Path(os.environ[LLAMAINDEX]) / "bin/python"), "-c", here(example, origin)]
+    alone = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(command, cwd=origin.site.settings.folder, env=alone, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(TRUE) == 2
 
 
 def test_the_example_of_the_api_page_reads_the_citations(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:

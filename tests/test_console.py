@@ -17,7 +17,8 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect
 
-from ragstone import access, config, release
+from ragstone import access, config, distribution, release
+from ragstone import runs as runs_of
 from ragstone import store as stores
 from ragstone.api.console import BUILT
 from ragstone.config import Corpus
@@ -27,6 +28,7 @@ from ragstone.edge.local import Edge
 from ragstone.embedder import digest
 from ragstone.evaluate import Change, Verdict
 from ragstone.listen import bind
+from ragstone.show import Silence
 from ragstone.store import publish
 from tests import browser, built, office, proxy
 from tests.origins import Origin, Site, running, site, until
@@ -134,7 +136,8 @@ def enter(page: Page, place: Place, screen: str = "ask", token: str = "", url: s
 
 def go(page: Page, screen: str) -> None:
     """To another screen, until it is there: what is typed and looked for is then its own."""
-    page.get_by_role("link", name=screen).click()
+    browser.tab(page, page.get_by_role("link", name=screen))
+    page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name=screen, level=1)).to_be_focused()
 
 
@@ -206,7 +209,16 @@ def test_the_key_stays_in_its_tab_until_one_signs_out(page: Page, place: Place) 
     page.reload()
     expect(page.get_by_role("heading", name="Ask")).to_be_visible()
     assert page.evaluate("() => localStorage.length + document.cookie.length") == 0
-    page.get_by_role("button", name="Sign out").click()
+    browser.reach(page, "Sign out")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert page.evaluate("() => sessionStorage.length") == 0
+
+
+def test_a_key_that_works_no_longer_leads_back_to_the_sign_in(page: Page, place: Place) -> None:
+    enter(page, place)
+    page.evaluate("() => sessionStorage.setItem('ragstone.key', 'revoked')")
+    page.reload()
     expect(page.get_by_label("API key")).to_be_visible()
     assert page.evaluate("() => sessionStorage.length") == 0
 
@@ -241,7 +253,7 @@ def test_a_passage_of_a_pdf_stands_beside_its_page(page: Page, place: Place, spe
     speaker.reset("The thrust bearing takes four litres of turbine oil.")
     enter(page, place)
     ask(page, "How many litres of turbine oil does the thrust bearing take?")
-    page.locator(".citations button").first.click()
+    page.locator(".citations button").first.press("Enter")
     expect(page.locator("dialog mark")).to_contain_text("four litres")
     image = page.get_by_role("img", name="The page on which the passage begins")
     expect(image).to_be_visible()
@@ -255,7 +267,7 @@ def test_the_cache_says_when_it_answered(page: Page, place: Place) -> None:
     for state in ("miss", "hit"):
         ask(page, "Which torque has the bonnet of the isolation valve?")
         expect(page.locator(".footing").last).to_contain_text(f"cache: {state}")
-        page.get_by_role("button", name="New conversation").click()
+        page.get_by_role("button", name="New conversation").press("Enter")
 
 
 def test_an_abstention_says_why(page: Page, place: Place) -> None:
@@ -296,15 +308,21 @@ def test_hostile_text_stays_text(page: Page, place: Place, speaker: Speaker) -> 
     enter(page, place)
     ask(page, "At how many bar does the relief valve open?")
     expect(page.locator(".answer")).to_contain_text("opens at 6 bar")
-    page.locator(".citations button").first.click()
+    page.locator(".citations button").first.press("Enter")
     expect(page.locator("dialog mark")).to_contain_text("<script>")
     page.keyboard.press("Escape")
     go(page, "Documents")
     expect(page.get_by_role("button", name="Relief valve")).to_be_visible()
-    page.get_by_role("button", name="Relief valve").click()
+    page.get_by_role("button", name="Relief valve").press("Enter")
     expect(page.locator("dialog .chunk").first).to_be_visible()
+    page.keyboard.press("Escape")
+    go(page, "Retrieval test")
+    browser.reach(page, "Question")
+    page.keyboard.type("At how many bar does the relief valve open?")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Hits, best first")).to_contain_text("<script>window.owned=1</script>")
     assert page.evaluate("() => window.owned") is None
-    assert page.locator("main img, dialog img, a[href^=javascript]").count() == 0
+    assert page.locator("main img:not([alt]), dialog img, a[href^=javascript]").count() == 0
 
 
 # ---- retrieval test and releases
@@ -324,6 +342,7 @@ def test_what_was_tested_is_what_is_served(page: Page, place: Place) -> None:
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     expect(page.get_by_text("reach 0.03; an answer would rest on 1.")).to_be_visible()
+    expect(page.get_by_role("region", name="Relevant and irrelevant passages")).to_contain_text("Relevant: none.")
     assert not browser.barriers(page)
     picture(page, "retrieve")
     browser.reach(page, "Save as release candidate")
@@ -336,12 +355,12 @@ def test_what_was_tested_is_what_is_served(page: Page, place: Place) -> None:
 
     browser.reach(page, "promote it")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Releases")).to_be_visible()
-    page.get_by_label("To", exact=True).select_option(candidate)
+    expect(page.get_by_role("heading", name="Releases", level=1)).to_be_visible()
+    browser.choose(page, page.get_by_label("To", exact=True), candidate)
     expect(page.get_by_role("region", name="What differs")).to_contain_text("similarity_threshold 0.03")
     assert not browser.barriers(page)
     picture(page, "releases")
-    page.get_by_role("row", name=candidate).first.get_by_role("button", name="Promote").focus()
+    browser.tab(page, page.get_by_role("row", name=candidate).first.get_by_role("button", name="Promote"))
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="In force")).to_contain_text(candidate)
@@ -361,8 +380,8 @@ def test_a_promotion_that_another_one_overtook_changes_nothing(page: Page, place
     release.promote(store, "production", other)
     until(lambda: place.origin.release == other)
     try:
-        page.get_by_role("button", name="Promote").first.click()
-        page.get_by_role("button", name="Yes").click()
+        page.get_by_role("button", name="Promote").first.press("Enter")
+        page.get_by_role("button", name="Yes").press("Enter")
         expect(page.get_by_role("alert")).to_contain_text("another promotion")
         assert release.history(store, "production")[-1].release == other
     finally:
@@ -439,12 +458,47 @@ def test_a_document_is_forgotten_once_one_has_seen_what_that_removes(page: Page,
     browser.reach(page, "Forget it for good")
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
-    expect(told).to_contain_text("Forgotten: pump.md")
+    expect(told).to_contain_text("Forgotten: pump.md", timeout=3 * browser.PATIENCE)
     until(lambda: own.origin.release != before)
     expect(page.get_by_role("button", name="Forget valve.md")).to_be_visible()
     found = own.origin.request("POST", "/v1/retrieve", {"query": PRIMED}).json["data"]
     assert "pump.md" not in {hit["document"] for hit in found}
     assert own.origin.request("POST", "/v1/documents", {"document": "pump.md"}).status == 404
+
+
+def test_a_sync_shows_at_which_file_it_is_and_what_could_not_be_read(page: Page, place: Place) -> None:
+    enter(page, place, "documents")
+    sync = page.get_by_role("region", name="Sync")
+    expect(sync.get_by_role("button", name="Sync now")).to_be_visible()
+    with runs_of.kept(place.site.settings.work_folder, "build", Silence()) as (show, ended), show.bar("parse", 10_000) as advance:
+        advance(4_000, 10_000, "plans/<b>hall.pdf")
+        expect(sync).to_contain_text("reading files, 4,000 of 10,000")
+        expect(sync).to_contain_text("At plans/<b>hall.pdf")
+        show.failed("plans/torn.pdf", "is no PDF <img src=x onerror=window.owned=1>")
+        advance(4_001, 10_000, "plans/roof.pdf")
+        expect(sync.get_by_role("region", name="Could not be read so far")).to_contain_text("plans/torn.pdf")
+        expect(sync).to_contain_text("plans/roof.pdf")
+        assert page.evaluate("() => window.owned") is None
+        assert sync.get_by_role("button", name="Sync now").count() == 0
+        assert not browser.barriers(page)
+        picture(page, "sync")
+        ended.result = {"release": place.origin.release, "documents": 9_999, "chunks": 12_345, "failed": 1}
+    expect(sync).to_contain_text("9,999 documents, 12,345 passages, one file")
+
+
+def test_sync_now_brings_in_what_changed_in_the_folder(page: Page, own: Place) -> None:
+    (own.site.docs / "turbine.md").write_text("# Turbine\n\nThe turbine turns at 3000 revolutions.\n")
+    (own.site.docs / "torn.pdf").write_bytes(b"this is no PDF")
+    (own.site.docs / "valve.md").unlink()
+    enter(page, own, "documents")
+    browser.reach(page, "Sync now")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("group", name="Read ")).to_contain_text(own.site.settings.project.source)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Turbine", exact=True)).to_be_visible(timeout=3 * browser.PATIENCE)
+    expect(page.get_by_role("region", name="Files that could not be read")).to_contain_text("torn.pdf")
+    expect(page.get_by_role("region", name="Sync")).to_contain_text("one file that could not be read")
+    assert page.get_by_role("button", name="Forget valve.md").count() == 0
 
 
 # ---- canaries
@@ -454,7 +508,7 @@ def test_a_release_is_tried_on_some_conversations_and_withdrawn(page: Page, plac
     store, before = place.site.store, place.origin.release
     other = release.save(store, replace(release.load(store, before), prompt=release.load(store, before).prompt + "  "))
     enter(page, place, "releases")
-    page.get_by_role("row", name=other).get_by_role("button", name="Try on some").focus()
+    browser.tab(page, page.get_by_role("row", name=other).get_by_role("button", name="Try on some"))
     page.keyboard.press("Enter")
     expect(page.get_by_label("Share in per cent")).to_be_focused()
     page.keyboard.press("End")
@@ -467,7 +521,7 @@ def test_a_release_is_tried_on_some_conversations_and_withdrawn(page: Page, plac
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="In force")).to_contain_text(f"25 % to {other}")
     until(lambda: place.origin.request("GET", "/v1/release").json["canary"] == {other: 25})
-    page.get_by_role("row", name=other).get_by_role("button", name="Withdraw").focus()
+    browser.tab(page, page.get_by_role("row", name=other).get_by_role("button", name="Withdraw"))
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="In force")).not_to_contain_text(other)
@@ -481,19 +535,27 @@ def test_two_releases_are_examined_side_by_side_on_a_file_of_questions(page: Pag
     store, before = place.site.store, place.origin.release
     parent = release.load(store, before)
     other = release.save(store, replace(parent, retrieval={**parent.retrieval, "similarity_threshold": 0.99}))
-    (tmp_path / "questions.jsonl").write_text(json.dumps({"question": PRIMED, "document": "pump.md"}))
+    asked = [PRIMED, 'What does <img src=x onerror="window.owned=1"> the feed pump move?']
+    lines = [json.dumps({"question": question, "document": "pump.md"}) for question in asked]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
     enter(page, place, "exam")
-    page.get_by_label("Beside").select_option(other)
-    page.get_by_label("Questions, a .jsonl file").set_input_files(tmp_path / "questions.jsonl")
+    browser.choose(page, page.get_by_label("Beside"), other)
+    browser.reach(page, "Questions, a .jsonl file")
+    with page.expect_file_chooser() as chosen:
+        page.keyboard.press("Enter")
+    chosen.value.set_files(tmp_path / "questions.jsonl")
     browser.reach(page, "Evaluate")
     page.keyboard.press("Enter")
     figures = page.get_by_role("region", name="Figures")
     expect(figures.get_by_role("row", name="recall@10")).to_contain_text("1.000")
     expect(figures).to_contain_text(other)
-    expect(page.get_by_role("region", name="Past evaluations")).to_contain_text("1 question")
+    expect(page.get_by_role("region", name="Past evaluations")).to_contain_text("2 questions")
     browser.reach(page, "Question by question")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("region", name="Question by question")).to_contain_text("rank 1")
+    marks = page.get_by_role("region", name="Question by question")
+    expect(marks).to_contain_text("rank 1")
+    expect(marks).to_contain_text("<img src=x")
+    assert page.evaluate("() => window.owned") is None
     assert not browser.barriers(page)
     picture(page, "evaluation")
 
@@ -564,8 +626,8 @@ def test_a_map_shows_which_terms_moved_most(page: Page, school: Place) -> None:
     stores.publish(store, f"models/{digest(other)}", other)
     enter(page, school, "models")
     in_force = release.load(store, school.origin.release).model
-    page.get_by_label("Before").select_option(in_force)
-    page.get_by_label("After").select_option(digest(other))
+    browser.choose(page, page.get_by_label("Before"), in_force)
+    browser.choose(page, page.get_by_label("After"), digest(other))
     browser.reach(page, "Draw the map")
     page.keyboard.press("Enter")
     rows = page.get_by_role("region", name="Terms that moved most").get_by_role("row")
@@ -577,6 +639,26 @@ def test_a_map_shows_which_terms_moved_most(page: Page, school: Place) -> None:
     assert not browser.barriers(page)
     page.get_by_role("img", name="terms before and after").evaluate("(map) => map.scrollIntoView()")
     picture(page, "terms")
+
+
+def test_a_threshold_shows_which_relevant_and_which_irrelevant_passages_pass_it(page: Page, school: Place) -> None:
+    enter(page, school, "retrieve")
+    browser.reach(page, "Question")
+    page.keyboard.type("How are keyword arguments passed?")
+    page.keyboard.press("Enter")
+    parted = page.get_by_role("region", name="Relevant and irrelevant passages")
+    expect(parted.get_by_role("img", name="Relevant and irrelevant passages").locator("canvas")).to_be_visible()
+    expect(parted).to_contain_text("of 250 irrelevant ones pass")
+    told = distribution.of(school.site.store, release.load(school.site.store, school.origin.release))
+    assert told is not None
+    browser.reach(page, "Threshold")
+    for key, passing in (("Home", (len(told.relevant), 250)), ("End", (0, 0))):
+        page.keyboard.press(key)
+        expect(parted).to_contain_text(f"{passing[0]} of {len(told.relevant)} relevant passages and {passing[1]} of 250 irrelevant ones")
+    assert not browser.barriers(page)
+    for _ in range(25):
+        page.keyboard.press("ArrowLeft")
+    picture(page, "scores")
 
 
 def test_an_origin_that_starts_again_still_knows_the_run(page: Page, school: Place) -> None:
@@ -608,6 +690,18 @@ def test_serving_is_live(page: Page, place: Place) -> None:
     expect(page.get_by_role("region", name="Limits by tenant")).to_contain_text("of 1,000,000")
     assert not browser.barriers(page)
     picture(page, "serving")
+
+
+def test_each_replica_shows_what_it_takes_of_the_cpu_and_a_service_elsewhere_says_nothing(
+    page: Page, place: Place, speaker: Speaker, tmp_path: Path
+) -> None:
+    enter(page, place, "serving")
+    expect(page.get_by_role("region", name="Replicas").get_by_role("row").nth(1)).to_contain_text("not told")
+    (tmp_path / "docs").mkdir()
+    with running(site(tmp_path, "local://smollm2", threads=1, slots=1)) as origin:
+        enter(page, Place(origin.url, origin, administrator(origin.site)), "serving")
+        row = page.get_by_role("region", name="Replicas").get_by_role("row").nth(1)
+        expect(row).to_contain_text(re.compile(r"smollm2/\w+process \d+\d+ %00$"))
 
 
 # ---- everywhere
@@ -643,8 +737,14 @@ def test_an_origin_that_is_down_is_said_and_asked_again(page: Page, place: Place
         go(page, "Ask")
         ask(page, PRIMED)
         expect(page.locator(".turn").get_by_role("alert")).to_contain_text("the origin")
+        go(page, "Retrieval test")
+        browser.reach(page, "Question")
+        page.keyboard.type(PRIMED)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("the origin")
         go(page, "Documents")
         expect(page.get_by_role("button", name="Try again")).to_be_visible()
         down.clear()
-        page.get_by_role("button", name="Try again").click()
+        browser.reach(page, "Try again")
+        page.keyboard.press("Enter")
         expect(page.get_by_role("region", name="Documents").first).to_be_visible()

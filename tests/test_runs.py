@@ -56,6 +56,17 @@ def end(made: subprocess.Popen[str]) -> int:
     return made.wait(60)
 
 
+def test_what_was_told_last_is_written_before_a_long_pause(tmp_path: Path) -> None:
+    seen = Runs(tmp_path, tmp_path)
+    with runs.kept(tmp_path, "build", Silence()) as (show, _), show.bar("parse", 3) as advance:
+        show.failed("a.pdf", "is no PDF")
+        advance(1, 3, "b.pdf")
+        until(lambda: seen.all("build")[0].note == "b.pdf")
+        (run,) = seen.all("build")
+        assert (run.done, run.total, run.failures) == (1, 3, ({"path": "a.pdf", "reason": "is no PDF"},))
+    assert seen.all("build")[0].note == ""
+
+
 def test_a_run_is_seen_from_outside_and_its_result_outlives_it(tmp_path: Path) -> None:
     seen = Runs(tmp_path, tmp_path)
     with process(tmp_path) as made:

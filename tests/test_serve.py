@@ -106,6 +106,22 @@ def test_a_replica_killed_in_mid_stream_is_an_error_and_comes_back() -> None:
     started(case)
 
 
+def test_each_replica_tells_how_busy_it_is() -> None:
+    async def case(generator: LocalGenerator) -> None:
+        assert [(one.cpu, one.busy, one.waiting) for one in generator.load()] == [(None, 0, 0)]
+        async with aclosing(generator.stream(ASKED, LONG)) as one, aclosing(generator.stream(ASKED, LONG)) as other:
+            await anext(one)
+            queued = asyncio.ensure_future(anext(other))
+            await until(lambda: [(told.busy, told.waiting) for told in generator.load()] == [(1, 1)])
+            await until(lambda: (generator.load()[0].cpu or 0) > 0)
+            assert generator.load()[0].replica == f"process {process(generator).pid}"
+            queued.cancel()
+            await asyncio.wait([queued])
+        await until(lambda: generator.load()[0].busy == 0)
+
+    started(case)
+
+
 def test_a_replica_that_dies_before_its_first_piece_costs_no_error() -> None:
     async def case(generator: LocalGenerator) -> None:
         expected = await answer(generator)

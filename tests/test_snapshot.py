@@ -86,8 +86,8 @@ def test_an_existing_snapshot_is_found_without_parsing(store: Store, source: Pat
     digest = build(store, listing, SETTINGS)
     for stat in list(store.list("raw/blobs/")):
         store.delete(stat.key)  # so that parsing would fail
-    steps: list[tuple[int, int]] = []
-    assert build(store, listing, SETTINGS, lambda done, total: steps.append((done, total))) == digest
+    steps: list[tuple[int, int, str]] = []
+    assert build(store, listing, SETTINGS, lambda *at: steps.append(at)) == digest
     assert steps == []
 
 
@@ -118,6 +118,16 @@ BAD = {
     "photo.png": (b"\x89PNG", "no parser for .png"),
     "large.txt": (b"word " * 40_000, "more than corpus.max_mb"),
 }
+
+
+def test_each_file_is_told_when_its_turn_comes_and_each_failure_at_once(store: Store, source: Path) -> None:
+    (source / "a.pdf").write_bytes(b"no PDF")
+    (source / "b.md").write_text("# B\n\nText.")
+    told: list[object] = []
+    build(store, stage(store, source), Corpus(), lambda *at: told.append(at), lambda failure: told.append(failure.path))
+    total = len([one for one in told if isinstance(one, tuple)]) - 1
+    assert told[:3] == [(0, total, "a.pdf"), "a.pdf", (1, total, "b.md")]
+    assert told[-1] == (total, total, "")
 
 
 def test_a_file_that_cannot_be_parsed_is_named_with_its_reason_and_skipped(store: Store, source: Path) -> None:
@@ -200,9 +210,9 @@ def test_half_a_snapshot_is_not_there(store: Store, source: Path) -> None:
 
 
 def test_progress_counts_files(store: Store, source: Path) -> None:
-    steps: list[tuple[int, int]] = []
-    build(store, stage(store, source), SETTINGS, lambda done, total: steps.append((done, total)))
-    assert steps == [(1, 2), (2, 2)]
+    steps: list[tuple[int, int, str]] = []
+    build(store, stage(store, source), SETTINGS, lambda *at: steps.append(at))
+    assert steps == [(0, 2, "hr/pay.txt"), (1, 2, "pump.md"), (2, 2, "")]
 
 
 def test_chunks_are_read_one_by_one_in_the_order_of_their_ids(store: Store, source: Path) -> None:
@@ -247,7 +257,7 @@ def test_documents_do_not_wait_for_each_other_in_memory_while_a_snapshot_is_made
         write(tmp_path / "docs", f"{number}.txt", f"Valve {number}. " + "Turn it by a degree. " * (size // 21))
     listing, held = stage(store, tmp_path / "docs"), list[int]()
 
-    def look(done: int, total: int) -> None:
+    def look(done: int, total: int, path: str) -> None:
         if done % 20 == 3:
             gc.collect()
             held.append(tracemalloc.get_traced_memory()[0])

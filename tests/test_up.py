@@ -136,7 +136,12 @@ def test_the_console_is_told_of_and_the_machine_s_key_may_administer(running: Ru
         assert b"/console/console.js" in page.read()
     asked = urllib.request.Request(f"{address}/admin/releases", headers={"authorization": f"Bearer {key}"})
     with urllib.request.urlopen(asked, timeout=60) as answer:
-        assert len(json.load(answer)["releases"]) == 1
+        (release,) = json.load(answer)["releases"]
+    asked = urllib.request.Request(f"{address}/admin/sync", headers={"authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        told = json.load(answer)
+    assert told["source"] == str(running.folder / "docs")
+    assert [run["result"]["release"] for run in told["runs"]] == [release["release"]]
 
 
 @pytest.mark.slow

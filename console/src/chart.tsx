@@ -4,32 +4,48 @@ import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 
-/** `bars` stand over a scale from 0 to 1. */
-export type Line = { label: string; bars?: boolean; quiet?: boolean };
+/** `bars` stand over a scale from 0 to 1: in the middle of their place, or on one `side` of it. */
+export type Line = { label: string; bars?: boolean; quiet?: boolean; side?: "left" | "right" };
 
 const HEIGHT = 180;
 
-export function Chart({ name, data, lines, time }: { name: string; data: uPlot.AlignedData; lines: Line[]; time?: boolean }) {
+/** `mark` is a place on the x axis through which a line goes. */
+export function Chart({ name, data, lines, time, mark }: { name: string; data: uPlot.AlignedData; lines: Line[]; time?: boolean; mark?: number }) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
+  const marked = useRef(mark);
+  marked.current = mark;
   const shape = JSON.stringify(lines);
   useEffect(() => {
     const inside = place.current;
     if (!inside) return undefined;
-    const drawn = new uPlot(options(inside, lines, time ?? false), data, inside);
+    const drawn = new uPlot({ ...options(inside, lines, time ?? false), hooks: { draw: [(now) => cross(now, marked.current, inside)] } }, data, inside);
     plot.current = drawn;
     const watch = new ResizeObserver(() => drawn.setSize({ width: inside.clientWidth, height: HEIGHT }));
     watch.observe(inside);
     return () => (watch.disconnect(), drawn.destroy());
   }, [shape, time]);
-  useEffect(() => plot.current?.setData(data), [data]);
+  useEffect(() => plot.current?.setData(data), [data, mark]);
   return <div class="chart" role="img" aria-label={name} ref={place} />;
+}
+
+function cross(plot: uPlot, mark: number | undefined, inside: HTMLElement): void {
+  if (mark === undefined) return;
+  const { ctx, bbox } = plot;
+  const x = plot.valToPos(mark, "x", true);
+  ctx.save();
+  ctx.strokeStyle = getComputedStyle(inside).getPropertyValue("--ink").trim();
+  ctx.lineWidth = 2 * devicePixelRatio;
+  ctx.beginPath();
+  ctx.moveTo(x, bbox.top);
+  ctx.lineTo(x, bbox.top + bbox.height);
+  ctx.stroke();
+  ctx.restore();
 }
 
 function options(inside: HTMLElement, lines: Line[], time: boolean): uPlot.Options {
   const colour = (name: string): string => getComputedStyle(inside).getPropertyValue(name).trim();
   const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
-  const bars = uPlot.paths.bars?.({ size: [0.9, 40] });
   return {
     width: inside.clientWidth || 300,
     height: HEIGHT,
@@ -42,6 +58,7 @@ function options(inside: HTMLElement, lines: Line[], time: boolean): uPlot.Optio
       ...lines.map((line) => {
         const ink = colour(line.quiet ? "--quiet" : "--accent");
         const drawn = { label: line.label, stroke: ink, width: 1.5, points: { show: false } };
+        const bars = line.side ? uPlot.paths.bars?.({ size: [0.42, 20], align: line.side === "left" ? -1 : 1 }) : uPlot.paths.bars?.({ size: [0.9, 40] });
         return line.bars && bars ? { ...drawn, width: 0, fill: ink, paths: bars } : drawn;
       }),
     ],

@@ -5,6 +5,7 @@ import { useState } from "preact/hooks";
 import { ask } from "./api";
 import { useForget } from "./forget";
 import { Problem, Screen, Sheet, Table, useLoaded } from "./parts";
+import { Sync } from "./sync";
 import type { Document, Listing, Span } from "./types";
 
 const PAGE = 50;
@@ -18,11 +19,12 @@ export function Documents() {
   const { look, section } = useForget(again);
   return (
     <Screen title="Documents" lead="What the release in force holds for your groups.">
+      <Sync release={data?.release} again={again} />
+      {section}
       <label>
         Path or title holds <input type="search" value={search} onInput={(event) => (setSearch(event.currentTarget.value), setOffset(0))} />
       </label>
       <Problem fault={fault} again={again} />
-      {section}
       {data && <Pages listing={data} move={setOffset} show={setShown} forget={(document) => void look(document)} />}
       {data && <Failures listing={data} />}
       {shown !== null && data && <Read key={shown} document={shown} release={data.release} close={() => setShown(null)} />}

@@ -30,16 +30,22 @@ const SCREENS: { path: string; name: string; screen: ComponentType; admin: boole
 const here = (): string => location.hash.replace(/^#\/?/, "");
 
 function Console() {
-  const [key, setKey] = useState<Key | null>(null);
+  const [key, setKey] = useState<Key | null>(session.who);
   const [fault, setFault] = useState<Fault | null>(null);
   const [asking, setAsking] = useState(Boolean(session.key));
 
+  function enter(found: Key): void {
+    session.who = found;
+    setKey(found);
+    setFault(null);
+  }
+
   function resume(): void {
     ask<Key>("/v1/key")
-      .then((found) => (setKey(found), setFault(null)))
+      .then(enter)
       .catch((error: unknown) => {
         const why = asFault(error);
-        if (why.status === 401) session.end();
+        if (why.status === 401) leave();
         setFault(why.status === 401 ? null : why);
       })
       .finally(() => setAsking(false));
@@ -57,7 +63,7 @@ function Console() {
       <Problem fault={fault} again={resume} />
     </main>
   ) : (
-    <SignIn begin={setKey} />
+    <SignIn begin={enter} />
   );
 }
 

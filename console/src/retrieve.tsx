@@ -1,15 +1,14 @@
 /** Retrieval test: what a question finds, under which numbers, and which of it an answer would rest on. */
 
-import { useMemo, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 
 import { ask, type Fault } from "./api";
-import { Chart } from "./chart";
 import { asFault, Problem, Screen, Table, trail } from "./parts";
+import { Parted, Scores } from "./scores";
 import { type Place, Source } from "./source";
 import type { Found, Hit, Releases } from "./types";
 
 const MOST = 50;
-const BINS = 20;
 
 export function Retrieve() {
   const [found, setFound] = useState<Found | null>(null);
@@ -42,6 +41,7 @@ export function Retrieve() {
           <Search search={(query) => void search(query)} />
           <Slider name="top_k" least={1} most={MOST} step={1} value={topK} set={setTopK} />
           <Slider name="Threshold" least={0} most={1} step={0.01} value={threshold} set={setThreshold} />
+          {found && <Parted release={found.release} threshold={threshold} />}
           {found && <Save found={found} topK={topK} threshold={threshold} />}
         </section>
         <section aria-label="Hits">
@@ -110,32 +110,6 @@ function Save({ found, topK, threshold }: { found: Found; topK: number; threshol
       <Problem fault={fault} />
     </div>
   );
-}
-
-function Scores({ found, used, threshold }: { found: Found; used: Hit[]; threshold: number }) {
-  const data = useMemo(() => histogram(found.data, threshold), [found, threshold]);
-  const over = found.data.filter((hit) => hit.scores.calibrated >= threshold).length;
-  return (
-    <>
-      <p role="status">
-        {over} of {found.data.length} hits reach {threshold.toFixed(2)}; an answer would rest on {used.length}
-        {used.length === 0 && ", so it would abstain"}.
-      </p>
-      <Chart name="Hits by calibrated score" data={data} lines={[{ label: "below the threshold", bars: true, quiet: true }, { label: "at or above it", bars: true }]} />
-    </>
-  );
-}
-
-/** How many hits have a score in each twentieth, below the threshold and above it. */
-function histogram(hits: Hit[], threshold: number): [number[], number[], number[]] {
-  const middles = Array.from({ length: BINS }, (_, bin) => (bin + 0.5) / BINS);
-  const [below, above] = [new Array<number>(BINS).fill(0), new Array<number>(BINS).fill(0)];
-  for (const { scores } of hits) {
-    const bin = Math.min(BINS - 1, Math.floor(scores.calibrated * BINS));
-    const counts = scores.calibrated >= threshold ? above : below;
-    counts[bin] = (counts[bin] ?? 0) + 1;
-  }
-  return [middles, below, above];
 }
 
 function Hits({ found, used, show }: { found: Found; used: Hit[]; show: (hit: Hit) => void }) {

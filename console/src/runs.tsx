@@ -8,6 +8,8 @@ import { Act, asFault, Problem, Table, when } from "./parts";
 import type { Run, Runs } from "./types";
 
 const PAUSE = 2000;
+/** Between two looks while nothing is under way: others may begin something. */
+const IDLE = 5000;
 
 export interface Watched {
   told: Runs | null;
@@ -17,8 +19,8 @@ export interface Watched {
   again: () => void;
 }
 
-/** The runs of a name below `/admin`; `ended` is called each time that one was under way and is not any more. */
-export function useRuns(name: string, ended?: () => void): Watched {
+/** The runs of a name below `/admin`; `ended` is called with one that was under way and is not any more. */
+export function useRuns(name: string, ended?: (run: Run | undefined) => void): Watched {
   const [told, setTold] = useState<Runs | null>(null);
   const [fault, setFault] = useState<Fault | null>(null);
   const [turn, setTurn] = useState(0);
@@ -30,7 +32,7 @@ export function useRuns(name: string, ended?: () => void): Watched {
   }, [name, turn]);
   const now = told ? underWay(told) : null;
   useEffect(() => {
-    if (was.current && told && !now) ended?.();
+    if (was.current && told && !now) ended?.(told.runs[0]);
     was.current = now !== null;
   }, [now === null, told === null]);
   return { told, now, fault, again: () => setTurn((one) => one + 1) };
@@ -38,7 +40,7 @@ export function useRuns(name: string, ended?: () => void): Watched {
 
 const underWay = (told: Runs): Run | null => told.runs.find((run) => run.state === "running") ?? null;
 
-/** Look once, then as long as a run is under way; a stream ends every few seconds by design, and is asked for again. */
+/** Look now and then, and closely as long as a run is under way; a stream ends every few seconds by design, and is asked for again. */
 async function watch(name: string, signal: AbortSignal, tell: (now: Runs) => void, failed: (fault: Fault) => void): Promise<void> {
   while (!signal.aborted) {
     try {
@@ -49,14 +51,16 @@ async function watch(name: string, signal: AbortSignal, tell: (now: Runs) => voi
         for await (const data of events(await open(`/admin/${name}/live`, undefined, signal))) tell((now = JSON.parse(data) as Runs));
         if (now === before) throw new Error("The run can't be followed; asking again.");
       }
-      return;
+      await pause(IDLE);
     } catch (error) {
       if (signal.aborted) return;
       failed(asFault(error));
-      await new Promise((done) => setTimeout(done, PAUSE));
+      await pause(PAUSE);
     }
   }
 }
+
+const pause = (milliseconds: number): Promise<void> => new Promise((done) => setTimeout(done, milliseconds));
 
 /** What starts a run: its fields, and a button that is off while one is under way. */
 export function Start({ label, busy, fault, start, children }: { label: string; busy: boolean; fault: Fault | null; start: () => void; children: ComponentChildren }) {
@@ -98,6 +102,9 @@ const STAGES: Record<string, string> = {
   search: "searching",
   answer: "answering",
   index: "indexing",
+  stage: "copying new files, by bytes",
+  parse: "reading files",
+  calibrate: "calibrating",
 };
 
 /** The last runs and how each ended; `outcome` puts a result into words. */

@@ -57,6 +57,8 @@ const mean = (samples: Samples, stage: string): string => {
   return count ? `${(total(samples, "ragstone_seconds_sum", "stage", stage) / count).toFixed(2)} s` : "none yet";
 };
 
+const UNTOLD = "not told";
+
 function Now({ seen, now }: { seen: Figures[]; now: Figures }) {
   const { samples } = now;
   const facts: [string, string][] = [
@@ -81,6 +83,17 @@ function Now({ seen, now }: { seen: Figures[]; now: Figures }) {
           </div>
         ))}
       </dl>
+      <Table name="Replicas" heads={["Version", "Replica", "CPU", "Answers under way", "Waiting"]}>
+        {now.replicas.map((one) => (
+          <tr key={`${one.version} ${one.replica ?? ""}`}>
+            <th scope="row">{one.version}</th>
+            <td>{one.replica ?? UNTOLD}</td>
+            <td>{one.cpu === null ? (one.replica ? "…" : UNTOLD) : `${one.cpu.toFixed(0)} %`}</td>
+            <td>{one.busy ?? UNTOLD}</td>
+            <td>{one.waiting ?? UNTOLD}</td>
+          </tr>
+        ))}
+      </Table>
       <Table name="Versions" heads={["Version", "Share of the questions"]}>
         {Object.entries(now.versions).map(([version, share]) => (
           <tr key={version}>

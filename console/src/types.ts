@@ -51,6 +51,13 @@ export interface Found {
   data: Hit[];
 }
 
+/** Scores P(relevant), each of one question. */
+export interface Distribution {
+  relevant: number[];
+  irrelevant: number[];
+  asked: number;
+}
+
 export interface Names {
   data: { id: string; ragstone: { release: string } }[];
 }
@@ -172,12 +179,22 @@ export interface Models {
 
 export type Samples = Record<string, [Record<string, string>, number][]>;
 
+/** A replica of a version; nulls where the service does not tell. */
+export interface Replica {
+  version: string;
+  replica: string | null;
+  cpu: number | null;
+  busy: number | null;
+  waiting: number | null;
+}
+
 export interface Figures {
   at: number;
   release: string | null;
   number: number | null;
   reason: string;
   versions: Record<string, number>;
+  replicas: Replica[];
   retrieving: number;
   queue: number;
   samples: Samples;
@@ -246,6 +263,9 @@ export interface Run {
   done: number;
   total: number | null;
   left: number | null;
+  /** What it is at: of a sync, the path of the file that is read. */
+  note: string;
+  failures: { path: string; reason: string }[];
   curve: { step: number; loss: number; held_out?: number }[];
   error: string;
   result: unknown;
@@ -254,6 +274,8 @@ export interface Run {
 
 export interface Runs {
   minutes: number;
+  /** The folder that a sync reads. */
+  source: string;
   runs: Run[];
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ragstone import distribution
 from ragstone import index as indexes
 from ragstone import release as records
 from ragstone.api import body
@@ -47,6 +48,18 @@ async def difference(request: Request) -> Response:
     with _told():
         found = await origin(request).compute(lambda: _difference(origin(request).store, fields.text("one"), fields.text("other")))
     return JSONResponse({"data": [{"part": part, "one": one, "other": other} for part, one, other in found]})
+
+
+async def scores(request: Request) -> Response:
+    """What own passages of questions and what the best ones of foreign questions got when the `release` was calibrated; null: not kept."""
+    administer(request)
+    fields = await body.read(request, origin(request).limit)
+    fields.only("release")
+    store = origin(request).store
+    with _told():
+        id = await origin(request).compute(lambda: records.resolve(store, fields.text("release")))
+        found = await origin(request).compute(lambda: distribution.of(store, records.load(store, id)))
+    return JSONResponse({"release": id, "scores": asdict(found) if found else None})
 
 
 async def promote(request: Request) -> Response:

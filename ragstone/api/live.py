@@ -16,6 +16,7 @@ from ragstone import release as records
 from ragstone import telemetry
 from ragstone.access import Principal
 from ragstone.api.call import Origin, administer, origin
+from ragstone.load import Loaded
 from ragstone.slow import Slow
 from ragstone.wire import sse
 
@@ -54,11 +55,19 @@ async def _figures(here: Origin, principal: Principal) -> dict[str, Any]:
         "number": record.number if record else None,
         "reason": here.releases.reason,
         "versions": dict(release.generator) if release else {},
+        "replicas": [row for version, generator in here.releases.generators.items() for row in _busy(version, generator)],
         "retrieving": waiting.borrowed_tokens,
         "queue": waiting.tasks_waiting,
         "samples": telemetry.samples(),
         "slowest": [_slow(one, principal) for one in here.slowest.of(time.time())],
     }
+
+
+def _busy(version: str, generator: object) -> list[dict[str, Any]]:
+    """A row for each replica of a version; one without numbers where the service does not tell."""
+    loads = generator.load() if isinstance(generator, Loaded) else ()
+    untold = {"replica": None, "cpu": None, "busy": None, "waiting": None}
+    return [{"version": version, **row} for row in [asdict(load) for load in loads] or [untold]]
 
 
 def _slow(answer: Slow, principal: Principal) -> dict[str, Any]:

@@ -104,6 +104,10 @@ class Parts:
             self._held[key] = (part, holders + 1)
             return cast(T, part)
 
+    def held(self, prefix: str) -> dict[str, Any]:
+        """The parts that are loaded, of the keys that begin so, by what follows."""
+        return {key.removeprefix(prefix): part for key, (part, _) in self._held.items() if key.startswith(prefix)}
+
     async def give_back(self, key: str) -> None:
         async with self._locks.setdefault(key, asyncio.Lock()):
             part, holders = self._held.pop(key)
@@ -153,6 +157,11 @@ class Releases:
         """The number of the record that did not open, when to try it again, and the pause after that."""
         self._keys_read = float("-inf")
         self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def generators(self) -> dict[str, Generator]:
+        """What generates here now, by service version: for the release in force, its canaries, and those that were asked for by name."""
+        return self._parts.held("services/")
 
     async def follow(self) -> None:
         """Keep up with the channel and the keys, until cancelled. What goes wrong is logged and tried again; the open release stays."""

@@ -18,7 +18,8 @@ from ragstone.access import Principal
 from ragstone.api import body
 from ragstone.api.call import Origin, administer, origin
 from ragstone.api.documents import shelved
-from ragstone.corpus import questions
+from ragstone.config import GroupRule
+from ragstone.corpus import questions, snapshot
 from ragstone.errors import Conflict, ExamError, RequestError
 from ragstone.runs import Run
 from ragstone.wire import sse
@@ -27,7 +28,7 @@ PERIOD = 1.0
 """Seconds between two events."""
 EVENTS = 10
 """After so many the stream ends, and the page asks again: an origin that is told to end waits no longer for it."""
-COMMANDS = {"training": "train", "exam": "eval", "forget": "forget"}
+COMMANDS = {"training": "train", "exam": "eval", "forget": "forget", "sync": "build"}
 """What is run, by its name in the address."""
 MINUTES = 24 * 60
 """Of a training run, at most."""
@@ -97,6 +98,13 @@ async def forget(request: Request) -> Response:
     return await _start(request, ["--json", *(["--delete"] if fields.flag("delete") else []), "--", *named])
 
 
+async def sync(request: Request) -> Response:
+    """Read the source folder as it is now, and put the release of it in force."""
+    administer(request)
+    (await body.read(request, origin(request).limit)).only()
+    return await _start(request, [])
+
+
 async def _start(request: Request, arguments: Sequence[str]) -> Response:
     here, command = origin(request), _command(request)
     run = await here.compute(lambda: _or_conflict(lambda: here.runs.start(command, arguments)))
@@ -113,7 +121,22 @@ async def _events(here: Origin, command: str, principal: Principal) -> AsyncIter
 async def _told(here: Origin, command: str, principal: Principal) -> dict[str, Any]:
     runs = await here.compute(lambda: here.runs.all(command))
     current = next((run for run in runs if run.state == "running"), None) or next((run for run in runs if run.state == "done"), None)
-    return {"minutes": here.settings.train.minutes, "runs": [_shown(run, principal, run is current) for run in runs]}
+    told = [_shown(run, principal, run is current) | _read(run, principal, here.settings.corpus.groups) for run in runs]
+    return {"minutes": here.settings.train.minutes, "source": here.settings.project.source, "runs": told}
+
+
+def _read(run: Run, principal: Principal, rules: Sequence[GroupRule]) -> dict[str, Any]:
+    """What a run says of files, as far as the key may read them. The error of a build may name any."""
+
+    def readable(path: str) -> bool:
+        return not {*snapshot.groups(path, rules)}.isdisjoint(principal.groups)
+
+    everything = {group for rule in rules for group in rule.groups} <= {*principal.groups}
+    return {
+        "note": run.note if run.stage == "parse" and run.note and readable(run.note) else "",
+        "failures": [one for one in run.failures if readable(one["path"])],
+        "error": run.error if everything or run.kind != "build" else run.error and "the origin's machine has the reason in its log",
+    }
 
 
 def _shown(run: Run, principal: Principal, whole: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 
 from ragstone.corpus import Chunk, Document, Failure
-from ragstone.corpus.snapshot import CHUNKS, DOCUMENTS, chunk_of, document_of, failed, prefix
+from ragstone.corpus.snapshot import CHUNKS, DOCUMENTS, chunk_of, document_of, failures, prefix
 from ragstone.errors import NotFound
 from ragstone.store import Store, fetch
 
@@ -36,7 +36,7 @@ class Catalogue:
     """Of one snapshot's folder. Opening it reads every line once, about a second for 10,000 documents of a few pages."""
 
     def __init__(self, folder: Path) -> None:
-        self.failures: tuple[Failure, ...] = failed(folder)
+        self.failures: tuple[Failure, ...] = failures(folder)
         self._folder = folder
         self._passages = _passages(folder / CHUNKS)
         self._starts: dict[str, int] = {}

@@ -27,9 +27,14 @@ from ragstone.config import Corpus, GroupRule
 from ragstone.corpus import PUBLIC, Chunk, Document, Failure, Heading, Snapshot, parse
 from ragstone.corpus.chunk import chunk
 from ragstone.corpus.sandbox import Sandbox, unpack
-from ragstone.corpus.stage import File, Listing, Progress, blob
+from ragstone.corpus.stage import File, Listing, blob
 from ragstone.errors import CorpusError, ParseError
 from ragstone.store import Store, fetch, publish, published
+
+Progress = Callable[[int, int, str], None]
+"""Called with how many files were read, how many there are, and the one whose turn it is; at the end with none."""
+Failed = Callable[[Failure], None]
+"""Called with each file that could not be read, when that is known."""
 
 VERSION = "1"
 """Raised when the same documents would be chunked differently."""
@@ -58,7 +63,7 @@ class Size:
     failures: tuple[Failure, ...]
 
 
-def build(store: Store, listing: Listing, settings: Corpus, progress: Progress | None = None) -> str:
+def build(store: Store, listing: Listing, settings: Corpus, progress: Progress | None = None, failed: Failed | None = None) -> str:
     """The digest of the listing's snapshot, which is in the store when this returns; one that is there already costs no parsing.
 
     A file that can't be parsed is in the snapshot's `failures`. Raises `CorpusError` when `settings.strict` and there is one, or
@@ -68,10 +73,10 @@ def build(store: Store, listing: Listing, settings: Corpus, progress: Progress |
     name = digest(entries, listing.failures, settings)
     if not published(store, prefix(name)):
         with tempfile.TemporaryDirectory(prefix="ragstone-") as folder:
-            _fill(Path(folder), store, listing, entries, settings, progress)
+            _fill(Path(folder), store, listing, entries, settings, progress, failed)
             publish(store, prefix(name), Path(folder))
     if settings.strict:
-        _refuse(failed(fetch(store, prefix(name))))
+        _refuse(failures(fetch(store, prefix(name))))
     return name
 
 
@@ -80,13 +85,13 @@ def load(store: Store, digest: str) -> Snapshot:
     folder = fetch(store, prefix(digest))
     documents = tuple(document_of(parts) for parts in _lines(folder / DOCUMENTS))
     chunks = tuple(chunk_of(parts) for parts in _lines(folder / CHUNKS))
-    return Snapshot(digest, documents, chunks, failed(folder))
+    return Snapshot(digest, documents, chunks, failures(folder))
 
 
 def size(store: Store, digest: str) -> Size:
     """How large the snapshot is; no document is held for that. Raises `NotFound` when the store has none."""
     folder = fetch(store, prefix(digest))
-    return Size(_count(folder / DOCUMENTS), _count(folder / CHUNKS), failed(folder))
+    return Size(_count(folder / DOCUMENTS), _count(folder / CHUNKS), failures(folder))
 
 
 def chunks(store: Store, digest: str) -> Chunks:
@@ -166,11 +171,19 @@ def _entry(path: str, file: File, rules: Iterable[GroupRule]) -> Entry:
     return Entry(path, file.sha256, groups(path, rules), parse.version(kind) if kind else "")
 
 
-def _fill(folder: Path, store: Store, listing: Listing, entries: list[Entry], settings: Corpus, progress: Progress | None) -> None:
+def _fill(
+    folder: Path, store: Store, listing: Listing, entries: list[Entry], settings: Corpus, progress: Progress | None, failed: Failed | None
+) -> None:
     """Write the snapshot's files, document by document: none waits for another in memory. Raises `CorpusError` when there is none."""
     failures, count = list(listing.failures), 0
+
+    def fail(failure: Failure) -> None:
+        failures.append(failure)
+        if failed:
+            failed(failure)
+
     with _lines_to(folder / DOCUMENTS) as documents, _lines_to(folder / CHUNKS) as chunks:
-        for count, document in enumerate(_documents(store, listing, entries, settings, failures, progress), 1):  # noqa: B007  counted
+        for count, document in enumerate(_documents(store, listing, entries, settings, fail, progress), 1):  # noqa: B007  counted
             documents(asdict(document))
             for passage in chunk(document, settings.chunk_words):
                 chunks(asdict(passage))
@@ -183,19 +196,20 @@ def _fill(folder: Path, store: Store, listing: Listing, entries: list[Entry], se
 
 
 def _documents(
-    store: Store, listing: Listing, entries: list[Entry], settings: Corpus, failures: list[Failure], progress: Progress | None
+    store: Store, listing: Listing, entries: list[Entry], settings: Corpus, fail: Failed, progress: Progress | None
 ) -> Iterator[Document]:
-    """What can be read, one after the other; what can't is put to `failures`."""
+    """What can be read, one after the other; `fail` is told what can't."""
+    progress = progress or (lambda done, total, path: None)
     with Sandbox(settings.max_seconds) as sandbox:
-        for done, entry in enumerate(entries, 1):
+        for done, entry in enumerate(entries):
+            progress(done, len(entries), entry.path)
             try:
                 parsed = _parsed(store, sandbox, entry, listing.files[entry.path].size, settings.max_mb)
             except ParseError as error:
-                failures.append(Failure(entry.path, error.message + (f" ({error.hint})" if error.hint else "")))
+                fail(Failure(entry.path, error.message + (f" ({error.hint})" if error.hint else "")))
             else:
                 yield _made(entry, parsed)
-            if progress:
-                progress(done, len(entries))
+        progress(len(entries), len(entries), "")
 
 
 def _parsed(store: Store, sandbox: Sandbox, entry: Entry, size: int, max_mb: float) -> parse.Parsed:
@@ -252,7 +266,7 @@ def chunk_of(parts: dict[str, Any]) -> Chunk:
     return Chunk(**{**parts, "path": tuple(parts["path"]), "groups": tuple(parts["groups"])})
 
 
-def failed(folder: Path) -> tuple[Failure, ...]:
+def failures(folder: Path) -> tuple[Failure, ...]:
     """What could not become a document, of a snapshot's folder."""
     return tuple(Failure(**parts) for parts in _lines(folder / "failures.jsonl"))
 

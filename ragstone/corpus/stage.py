@@ -25,7 +25,7 @@ from ragstone.errors import Conflict, CorpusError
 from ragstone.store import Store
 
 Progress = Callable[[int, int], None]
-"""Called with how much is done and how much there is in all (bytes when staging, files when parsing)."""
+"""Called with how many bytes are done and how many there are in all."""
 
 BLOBS = "raw/blobs/"
 LISTINGS = "raw/listings/"

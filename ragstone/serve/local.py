@@ -13,6 +13,7 @@ from ragstone import replica, weights
 from ragstone.completions import Completions, Endpoint, Patience
 from ragstone.config import Serve, Settings
 from ragstone.errors import ConfigError, GeneratorError
+from ragstone.load import Load
 from ragstone.replica import Replica
 from ragstone.replicas import LOAD, Replicas
 from ragstone.scale import Bounds
@@ -88,6 +89,10 @@ class LocalGenerator:
             return await self._completions.status(self.endpoint, "/health") == 200
         except GeneratorError:
             return False
+
+    def load(self) -> list[Load]:
+        """How busy each replica is."""
+        return self._replicas.load(self._settings.slots) if self._replicas else []
 
     async def close(self) -> None:
         if self._replicas is not None:

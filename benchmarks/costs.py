@@ -2,9 +2,10 @@
 
     python -m benchmarks.costs --peers FOLDER [--seconds 3] [--repeats 5]
 
-FOLDER is that of `benchmarks.gateways`; a peer that is not there is left out. All stand before one origin, which answers at once. The questions that
-pass are all different; those that hit are one. Processor time is that of the gateway's processes alone, and is what to compare on
-a busy machine; the times of answers mean something on an idle one. The least of the repeats counts for each, as what other work adds is no gateway's.
+FOLDER is that of `benchmarks.gateways`; a peer that is not there is left out. All stand before one origin, which answers at once. The
+questions that pass are all different; those that hit are one. Processor time is that of the gateway's processes alone, and is what to
+compare on a busy machine; the times of answers mean something on an idle one. The least of the repeats counts for each, as what other work
+adds is no gateway's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ SAY = " ".join(["word"] * (EVENTS - 4))
 FEW = 200
 """Calls to be warm, and to learn when the first token comes."""
 OURS = "Python edge"
-HIT, P50, PASS, MISS, STREAM, FIRST = "hit, µs", "hit, p50 of 8, ms", "passed JSON, µs", "asked JSON, µs", "asked stream, µs", "first token after direct, ms"
+HIT, P50 = "hit, µs", "hit, p50 of 8, ms"
+PASS, MISS, STREAM = "passed JSON, µs", "asked JSON, µs", "asked stream, µs"
+FIRST = "first token after direct, ms"
 
 Costs = Mapping[str, float]
 
@@ -88,7 +91,7 @@ def main() -> None:
 
 
 def starts(peers: Path | None) -> Iterator[tuple[str, Callable[[Path], AbstractContextManager[Target]]]]:
-    yield OURS, partial(edge, "local")
+    yield OURS, partial(edge, "local", edge_release_check=5)
     for known, kind in (("nginx", "nginx"), ("venv", "LiteLLM"), ("portkey", "Portkey")):
         if peers and (peers / known).exists():
             yield kind, partial(PEERS[known], peers.resolve())
@@ -107,7 +110,8 @@ class Asks:
     def __init__(self, at: Target, ours: bool, seconds: float) -> None:
         self._at, self._ours, self._seconds = at, ours, seconds
         self._number = 1
-        body = {"model": "production", "messages": [{"role": "user", "content": f"How is pump {NUMBER.decode()} bled?"}], "test": {"say": SAY}}
+        said = {"role": "user", "content": f"How is pump {NUMBER.decode()} bled?"}
+        body = {"model": "production", "messages": [said], "test": {"say": SAY}}
         self._json, self._stream = ({**body, "stream": stream} for stream in (False, True))
         for asked in (self._json, self._stream):
             self._load(asked, calls=FEW)
@@ -141,7 +145,9 @@ class Asks:
             through += self._load(self._stream, calls=10, callers=1).first
         return 1000 * (statistics.median(through) - statistics.median(direct))
 
-    def _load(self, body: Mapping[str, object], *, seconds: float = 0, calls: int = 0, callers: int = CALLERS, path: str = CHAT, url: str = "") -> Load:
+    def _load(
+        self, body: Mapping[str, object], *, seconds: float = 0, calls: int = 0, callers: int = CALLERS, path: str = CHAT, url: str = ""
+    ) -> Load:
         data = request(url or self._at.url, body, self._at.callers[0], path)
         found = load(url or self._at.url, data, seconds=seconds, calls=calls, callers=callers, first=self._number)
         self._number += len(found.took)

@@ -99,10 +99,10 @@ class Target:
 
 
 @contextmanager
-def edge(name: str, folder: Path, origin: Origin | None = None) -> Iterator[Target]:
-    """Before an origin of its own, or before this one, which is running."""
+def edge(name: str, folder: Path, origin: Origin | None = None, **settings: object) -> Iterator[Target]:
+    """Before an origin of its own, or before this one, which is running; with `RAGSTONE_EDGE_*` settings."""
     folder.mkdir()
-    with running(EDGES[name].command, folder, **({"edge_origin": origin.url} if origin else {})) as bench:
+    with running(EDGES[name].command, folder, **({"edge_origin": origin.url} if origin else {}), **settings) as bench:
         if origin:
             origin.keys, bench = bench.origin.keys, replace(bench, origin=origin)
         until(lambda: bool(bench.health["release"]) and bench.request("GET", "/v1/models").status == 200)
@@ -151,7 +151,7 @@ NGINX = """
 daemon off; user {user}; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{}}
 http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  access_log off; keepalive_requests 1000000; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   proxy_cache_path {folder}/cache keys_zone=answers:10m;
   map $http_cache_control $past {{ default 0; ~*no-store 1; }}

@@ -2,9 +2,9 @@
 
     python -m benchmarks.workercpu [--hits 4000] [--repeats 7]
 
-The Worker's source runs as it is, but for `caches.default`, which is a map in the module's memory (`hits.ts`), and one of two counts: the same rule in
-memory, or its Durable Object as the simulator runs it. An empty Worker takes the same requests in turn with it: what workerd spends on
-that is the runtime's, and the rest is ours. CPU time, not latency: other work on the machine changes it little.
+The Worker's source runs as it is, but for `caches.default`, which is a map in the module's memory (`hits.ts`), and one of two counts: the
+same rule in memory, or its Durable Object as the simulator runs it. An empty Worker takes the same requests in turn with it: what workerd
+spends on that is the runtime's, and the rest is ours. CPU time, not latency: other work on the machine changes it less.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ async def read(flight: Answer, response: aiohttp.ClientResponse, begun: float) -
             fold.add(chunk)
             if flight.head is None:
                 flight.open(head)
-            flight.add((sse(data), _sse(replay.without_usage(data, chunk))))
+            flight.add(_event(data, chunk))
         if reader.done:
             await _drain(response)
             break
@@ -164,8 +164,9 @@ def _chunk(data: bytes) -> dict[str, Any]:
     return chunk
 
 
-def _sse(data: bytes | None) -> bytes:
-    return b"" if data is None else sse(data)
+def _event(data: bytes, chunk: dict[str, Any]) -> Event:
+    whole, rest = sse(data), replay.without_usage(data, chunk)
+    return whole, whole if rest is data else b"" if rest is None else sse(rest)
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

@@ -28,7 +28,7 @@ from tests.conformance.bench import question
 from tests.conformance.origin import Origin
 
 HERE = Path(__file__).parent
-WARM = 1500
+WARM = 600
 """Hits before the measured ones: V8 compiles what is hot."""
 GOAL = 500
 """Microseconds a hit, at most."""

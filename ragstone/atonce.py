@@ -6,6 +6,7 @@ for the response; whatever else comes, and what the app has not at hand, goes th
 
 from __future__ import annotations
 
+from asyncio import TimerHandle, Transport
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -16,6 +17,8 @@ LONGEST = 4096
 """Bytes of a head that is remembered, and …"""
 REMEMBERED = 4096
 """… how many are, before all are forgotten."""
+PATIENCE = 30.0
+"""Seconds that a caller may take to send a request; who sends a byte now and then would hold a connection for ever."""
 APART = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 """Headers by which a request is more than its head and its body."""
 Headers = Iterable[tuple[bytes, bytes]]
@@ -49,6 +52,7 @@ class Connection(HttpToolsProtocol):
     """Whether a request has begun and is not whole."""
     _begun = 0
     """Requests that began in what was read last."""
+    _late: TimerHandle
     _used = 0.0
     """When a response was last written at once, by the loop's clock."""
 
@@ -63,13 +67,29 @@ class Connection(HttpToolsProtocol):
             self._remember(data, end)
         return None
 
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(PATIENCE, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._late.cancel()
+        super().connection_lost(exc)
+
     def on_message_begin(self) -> None:
         self._inside, self._begun = True, self._begun + 1
+        self._late.cancel()
+        self._late = self.loop.call_later(PATIENCE, self._give_up)
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
         self._inside = False
+        self._late.cancel()
         super().on_message_complete()
+
+    def _give_up(self) -> None:
+        """Hang up on who has not sent a whole request in time."""
+        if self._inside or not (self.cycle or self._used):
+            self.transport.close()
 
     def _rests(self) -> bool:
         """No response is under way, or waits for a caller who reads slowly."""

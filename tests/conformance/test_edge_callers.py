@@ -43,6 +43,21 @@ def test_a_key_revoked_at_the_origin_is_refused_even_for_what_is_cached(bench: B
     assert bench.chat(body).cache == "hit"
 
 
+def test_a_key_revoked_while_its_answer_is_told_gets_that_answer_and_no_other(bench: Bench) -> None:
+    token, body = bench.key(), question(test={"hold": "stream"}, stream=True)
+
+    async def scene() -> Response:
+        async with aiohttp.ClientSession() as session:
+            started = asyncio.create_task(post(session, bench, body, token))
+            await asyncio.to_thread(until, lambda: asked(bench, body) == 1)
+            bench.origin.revoked.append(access.Verifier(bench.keys).verify(token).key)
+            await asyncio.to_thread(until, lambda: bench.request("GET", "/v1/models", token=token).status == 401)
+            bench.origin.go()
+            return await started
+
+    assert asyncio.run(scene()).text == "Restart the pump [1]."
+
+
 def test_a_key_signed_by_a_new_signing_key_is_taken_once_the_origin_publishes_it(bench: Bench) -> None:
     (bench.folder / "keys" / access.SIGNING).unlink()
     token = bench.key()

@@ -63,6 +63,8 @@ class Target:
     url: str
     origin: Origin
     callers: tuple[Mapping[str, str], Mapping[str, str]]
+    process: int
+    """Its id."""
     health: Callable[[], Any] | None = None
     """What an edge of ours says of itself."""
 
@@ -97,16 +99,17 @@ class Target:
 
 
 @contextmanager
-def edge(name: str, folder: Path, origin: Origin | None = None) -> Iterator[Target]:
-    """Before an origin of its own, or before this one, which is running."""
+def edge(name: str, folder: Path, origin: Origin | None = None, **settings: object) -> Iterator[Target]:
+    """Before an origin of its own, or before this one, which is running; with `RAGSTONE_EDGE_*` settings."""
     folder.mkdir()
-    with running(EDGES[name].command, folder, **({"edge_origin": origin.url} if origin else {})) as bench:
+    with running(EDGES[name].command, folder, **({"edge_origin": origin.url} if origin else {}), **settings) as bench:
         if origin:
             origin.keys, bench = bench.origin.keys, replace(bench, origin=origin)
         until(lambda: bool(bench.health["release"]) and bench.request("GET", "/v1/models").status == 200)
         tokens = (bench.token, bench.key(tenant="globex"))
         callers = tuple({"authorization": f"Bearer {token}"} for token in tokens)
-        yield Target(f"Ragstone {ragstone.__version__}, {name}", bench.url, bench.origin, (callers[0], callers[1]), lambda: bench.health)
+        ours = f"Ragstone {ragstone.__version__}, {name}"
+        yield Target(ours, bench.url, bench.origin, (callers[0], callers[1]), bench.process.pid, lambda: bench.health)
 
 
 @contextmanager
@@ -126,8 +129,8 @@ def litellm(peers: Path, folder: Path, origin: Origin | None = None) -> Iterator
     port = free()
     command = [program, "--config", folder / "litellm.yaml", "--host", "127.0.0.1", "--port", port, "--num_workers", 1]
     caller = {"authorization": f"Bearer {key}"}
-    with serving(command, folder, port, "/health/liveliness"):
-        yield Target(f"LiteLLM {version}", f"http://127.0.0.1:{port}", origin, (caller, {**caller, "x-tenant": "globex"}))
+    with serving(command, folder, port, "/health/liveliness") as process:
+        yield Target(f"LiteLLM {version}", f"http://127.0.0.1:{port}", origin, (caller, {**caller, "x-tenant": "globex"}), process)
     origin.close()
 
 
@@ -139,8 +142,8 @@ def portkey(peers: Path, folder: Path) -> Iterator[Target]:
     asked = {"x-portkey-provider": "openai", "x-portkey-custom-host": f"{origin.url}/v1"}
     asked |= {"x-portkey-config": json.dumps({"cache": {"mode": "simple", "max_age": 3600}})}
     callers = tuple({**asked, "authorization": f"Bearer sk-{name}"} for name in ("acme", "globex"))
-    with serving(["node", package / "build" / "start-server.js", f"--port={port}", "--headless"], folder, port, "/"):
-        yield Target(f"Portkey {version}", f"http://127.0.0.1:{port}", origin, (callers[0], callers[1]))
+    with serving(["node", package / "build" / "start-server.js", f"--port={port}", "--headless"], folder, port, "/") as process:
+        yield Target(f"Portkey {version}", f"http://127.0.0.1:{port}", origin, (callers[0], callers[1]), process)
     origin.close()
 
 
@@ -148,7 +151,7 @@ NGINX = """
 daemon off; user {user}; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{}}
 http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  access_log off; keepalive_requests 1000000; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   proxy_cache_path {folder}/cache keys_zone=answers:10m;
   map $http_cache_control $past {{ default 0; ~*no-store 1; }}
@@ -172,8 +175,8 @@ def nginx(peers: Path, folder: Path) -> Iterator[Target]:
     origin, port = Upstream().start(), free()
     (folder / "nginx.conf").write_text(NGINX.format(user=getpass.getuser(), folder=folder, port=port, origin=origin.url))
     callers = tuple({"authorization": f"Bearer {name}"} for name in ("acme", "globex"))
-    with serving([program, "-p", folder, "-c", folder / "nginx.conf"], folder, port, "/"):
-        yield Target(f"nginx {said.rpartition('/')[2].strip()}", f"http://127.0.0.1:{port}", origin, (callers[0], callers[1]))
+    with serving([program, "-p", folder, "-c", folder / "nginx.conf"], folder, port, "/") as process:
+        yield Target(f"nginx {said.rpartition('/')[2].strip()}", f"http://127.0.0.1:{port}", origin, (callers[0], callers[1]), process)
     origin.close()
 
 
@@ -183,8 +186,8 @@ PEERS = {"venv": litellm, "portkey": portkey, "nginx": nginx}
 
 
 @contextmanager
-def serving(command: list[Any], folder: Path, port: int, path: str) -> Iterator[None]:
-    """A peer that answers while the block runs."""
+def serving(command: list[Any], folder: Path, port: int, path: str) -> Iterator[int]:
+    """A peer that answers while the block runs, and its process."""
     with (folder / "peer.log").open("wb") as log:
         process = subprocess.Popen([str(part) for part in command], cwd=folder, stdout=log, stderr=log, env={**os.environ, **QUIET})
         try:
@@ -193,7 +196,7 @@ def serving(command: list[Any], folder: Path, port: int, path: str) -> Iterator[
                 if process.poll() is not None or time.monotonic() > until:
                     sys.exit(f"{command[0]} did not start:\n{(folder / 'peer.log').read_text()[-2000:]}")
                 time.sleep(0.5)
-            yield
+            yield process.pid
         finally:
             process.terminate()
             process.wait(60)

@@ -27,12 +27,12 @@ class AccessLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines = 0
+        self._second = (0, "")
         self._file = _opened(path)
 
     def add(self, fields: Mapping[str, object]) -> None:
         """One request; fields that are None are left out."""
-        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        data = orjson.dumps(line | {name: value for name, value in fields.items() if value is not None})
+        data = orjson.dumps({"at": self._now(), **{name: value for name, value in fields.items() if value is not None}})
         with suppress(OSError):
             if self._lines % EACH == 0:
                 self._turn()
@@ -43,6 +43,13 @@ class AccessLog:
         """What is added later goes nowhere."""
         file, self._file = self._file, -1
         os.close(file)
+
+    def _now(self) -> str:
+        """ISO 8601, to the millisecond; a second is written once, since writing one costs as much as a look into the cache."""
+        second, thousandths = divmod(time.time_ns() // 1_000_000, 1000)
+        if second != self._second[0]:
+            self._second = (second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
+        return f"{self._second[1]}.{thousandths:03d}+00:00"
 
     def _turn(self) -> None:
         """Begin a new file when this one is full, unless another process has done so: then go on with that."""

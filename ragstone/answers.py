@@ -11,17 +11,18 @@ from typing import Any
 import aiohttp
 import orjson
 
-from ragstone import replay
+from ragstone import replay, telemetry
 from ragstone.cache import Entry
 from ragstone.errors import GeneratorError, OriginError, RagstoneError
 from ragstone.exchange import Headers
 from ragstone.flight import Flight
-from ragstone.wire import RELEASE, REUSED, EventReader, sse
+from ragstone.wire import CACHE, RELEASE, REUSED, EventReader, sse
 
 RETURNED = ("content-type", "etag", "retry-after", RELEASE, REUSED)
 LARGEST = 64 << 20
 """Bytes of one answer of the origin; more is an error."""
 JSON = (b"content-type", b"application/json")
+STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ async def read(flight: Answer, response: aiohttp.ClientResponse, begun: float) -
             fold.add(chunk)
             if flight.head is None:
                 flight.open(head)
-            flight.add((sse(data), _sse(replay.without_usage(data, chunk))))
+            flight.add(_event(data, chunk))
         if reader.done:
             await _drain(response)
             break
@@ -117,6 +118,26 @@ async def whole(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
+def validators(made: Head | Entry) -> Headers:
+    """What the caller is told of where an answer came from."""
+    named = ((RELEASE, made.release), ("etag", made.etag), (REUSED, made.reused))
+    return [(name.encode(), value.encode()) for name, value in named if value]
+
+
+def told(state: str) -> Headers:
+    """The cache header, and the count behind it."""
+    telemetry.cache.labels(state).inc()
+    return [(CACHE.encode(), state.encode())]
+
+
+def replied(entry: Entry, state: str, streamed: bool, include_usage: bool) -> tuple[Headers, bytes]:
+    """A finished answer as JSON, or replayed as a stream, with its headers."""
+    headers = [STREAM if streamed else JSON, *validators(entry), *told(state)]
+    if state in ("hit", "revalidated"):
+        headers.append((b"age", b"%d" % max(0, time.time() - entry.stored)))
+    return headers, replay.stream(orjson.loads(entry.body), include_usage) if streamed else entry.body
+
+
 def used(answer: bytes) -> int:
     """The tokens that a body says were used; 0 when it does not say."""
     try:
@@ -143,8 +164,9 @@ def _chunk(data: bytes) -> dict[str, Any]:
     return chunk
 
 
-def _sse(data: bytes | None) -> bytes:
-    return b"" if data is None else sse(data)
+def _event(data: bytes, chunk: dict[str, Any]) -> Event:
+    whole, rest = sse(data), replay.without_usage(data, chunk)
+    return whole, whole if rest is data else b"" if rest is None else sse(rest)
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from ragstone.errors import OriginError, RagstoneError, RateLimited, RequestError, Unauthorized
@@ -18,6 +18,12 @@ Headers = list[tuple[bytes, bytes]]
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
+def request_id(headers: Mapping[bytes, bytes]) -> bytes:
+    """The caller's id of the request, if it is one, else a new one."""
+    given = headers.get(b"x-request-id", b"")
+    return given if REQUEST_ID.fullmatch(given) else b"req-" + os.urandom(12).hex().encode()
+
+
 class Exchange:
     """A request as it came, and the one response to it."""
 
@@ -27,8 +33,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.status = 0
         """The status that was sent; 0 before."""
-        given = self.headers.get(b"x-request-id", b"")
-        self.id = given if REQUEST_ID.fullmatch(given) else b"req-" + os.urandom(12).hex().encode()
+        self.id = request_id(self.headers)
         self.extra: Callable[[], Headers] = list
         """Headers that every response of this exchange carries, made when it starts."""
         self.sent: Headers = []

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["requests", "tokens"]
 
@@ -20,8 +20,7 @@ KEPT = 100_000
 """Keys remembered before those at rest are forgotten; one costs about 500 bytes."""
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """What is left of a limit, and the seconds until all of it is back."""
 
     limit: int
@@ -120,7 +119,7 @@ class Limits:
         standings = [(key, one.tenant, *one.standings(now)) for key, one in self._allowances.items()]
         standings.sort(key=lambda row: min(one.remaining / one.limit for one in row[2:]))
         return [
-            {"key": key, "tenant": tenant, "requests": asdict(requests), "tokens": asdict(tokens)}
+            {"key": key, "tenant": tenant, "requests": requests._asdict(), "tokens": tokens._asdict()}
             for key, tenant, requests, tokens in standings[:most]
         ]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from ragstone import atonce
 from ragstone.errors import ConfigError
 
 
@@ -51,12 +52,13 @@ def listen(
     url = address(host, bound.getsockname()[1], certificate is not None)
     options = uvicorn.Config(
         app,
-        http="httptools",
+        http=atonce.Connection if hasattr(app, "at_once") else "httptools",
         ws="none",
         lifespan="on",
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=int(drain),
         ssl_certfile=certificate.chain if certificate else None,
         ssl_keyfile=certificate.key if certificate else None,

@@ -55,8 +55,10 @@ class Fold:
         index = choice.get("index", 0)
         if not isinstance(index, int):
             raise TypeError("a choice's index is a number")
-        message = {"role": "assistant", "content": None, "refusal": None}
-        kept = self._choices.setdefault(index, {"index": index, "message": message, "logprobs": None, "finish_reason": None})
+        kept = self._choices.get(index)
+        if kept is None:
+            message = {"role": "assistant", "content": None, "refusal": None}
+            kept = self._choices[index] = {"index": index, "message": message, "logprobs": None, "finish_reason": None}
         _merge(kept["message"], choice.get("delta") or {})
         for name, value in choice.items():
             if name == "logprobs" and value:

@@ -16,6 +16,8 @@ from ragstone.errors import GeneratorError, OriginError, RagstoneError, RateLimi
 
 DONE = b"data: [DONE]\n\n"
 """The event that ends a whole stream."""
+CACHE = "x-ragstone-cache"
+"""The header that says where an answer of an edge came from: `hit`, `revalidated`, `miss` or `bypass`."""
 RELEASE = "x-ragstone-release"
 """The header that names the release that made an answer, or confirmed it."""
 REUSED = "x-ragstone-reused"

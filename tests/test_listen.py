@@ -1,21 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from ragstone import config, edge, listen
 from ragstone.errors import ConfigError
 from ragstone.listen import Certificate
 from tests import certificate as authority
-from tests.conformance.bench import EDGES, running
+from tests.conformance.bench import EDGES, LOCAL, asked, post, question, running, until
 
 APP = """
 import sys
@@ -102,3 +105,29 @@ def test_the_edge_and_its_floors_load_no_store_connector() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     loaded = json.loads(done.stdout)
     assert not [name for name in loaded if name.startswith(("ragstone.store.", "ragstone.retrieve", "ragstone.index", "ragstone.rag"))]
+
+
+HURRIED = [sys.executable, "-c", f"from ragstone import atonce; atonce.PATIENCE = 3; {LOCAL}"]
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 9\r\n\r\n"
+
+
+def test_who_does_not_send_a_whole_request_is_hung_up_on_and_who_waits_for_an_answer_is_not(tmp_path: Path) -> None:
+    with running(HURRIED, tmp_path) as bench:
+        body = question(test={"hold": "head"})
+        host, port = bench.url.removeprefix("http://").split(":")
+
+        async def scene() -> int:
+            async with aiohttp.ClientSession() as session:
+                waiting = asyncio.create_task(post(session, bench, body))
+                await asyncio.to_thread(until, lambda: asked(bench, body) == 1)
+                head = HEAD.format(token=bench.token).encode()
+                slow = {part: socket.create_connection((host, int(port)), timeout=60) for part in (b"", head[:20], head, head + b"{")}
+                for part, connection in slow.items():
+                    connection.sendall(part)
+                for connection in slow.values():
+                    assert await asyncio.to_thread(connection.recv, 1000) == b""
+                    connection.close()
+                bench.origin.go()
+                return (await waiting).status
+
+        assert asyncio.run(scene()) == 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,14 +21,21 @@ def packages() -> Path:
 @contextmanager
 def running(main: Path, folder: Path) -> Iterator[str]:
     """The URL of a Worker without bindings whose entry is `main`."""
+    with serving({"main": str(main), "compatibility_date": RUNTIME}, folder) as (url, _):
+        yield url
+
+
+@contextmanager
+def serving(config: Mapping[str, object], folder: Path) -> Iterator[tuple[str, int]]:
+    """The URL of the Worker that this configuration names, and the id of the process that starts workerd."""
     installed = packages()
-    config = folder / "wrangler.jsonc"
-    config.write_text(json.dumps({"main": str(main), "compatibility_date": RUNTIME}))
-    command: list[str | Path] = [npm.node(installed), SOURCE / "serve.mjs", installed, config, "127.0.0.1", "0"]
+    path = folder / "wrangler.jsonc"
+    path.write_text(json.dumps(config))
+    command: list[str | Path] = [npm.node(installed), SOURCE / "serve.mjs", installed, path, "127.0.0.1", "0"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdin
         assert worker.stdout
         url = worker.stdout.readline().strip()
         assert url, "the Worker did not start"
-        yield url
+        yield url, worker.pid
         worker.stdin.close()

@@ -12,9 +12,6 @@ from ragstone.config import Settings
 from ragstone.connect import connector, scheme
 from ragstone.errors import ConfigError
 
-CACHE = "x-ragstone-cache"
-"""The header that says where an answer came from: `hit`, `revalidated`, `miss` or `bypass`."""
-
 
 class Edge(Protocol):
     """What a connector module of this stage offers."""

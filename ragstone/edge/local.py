@@ -14,17 +14,17 @@ from typing import Any
 
 import orjson
 
-from ragstone import accesslog, answers, canonical, crew, relay, replay, shares, telemetry
+from ragstone import accesslog, answers, atonce, canonical, crew, relay, shares, telemetry
 from ragstone.access import Principal, Verifier
 from ragstone.accesslog import AccessLog
 from ragstone.answers import JSON, Answer, Answered, End, Event, Head, Refusal
 from ragstone.budget import Budget
 from ragstone.cache import Asked, Cache, Decision, Entry, asked, decide, may_stand_in, since
 from ragstone.config import Settings
-from ragstone.edge import CACHE
 from ragstone.errors import ConfigError, OriginError, RagstoneError, RequestError, Unauthorized
 from ragstone.exchange import Exchange, Headers, Receive, Scope, Send
 from ragstone.flight import Flights
+from ragstone.hits import CHAT, Hits
 from ragstone.lease import lease
 from ragstone.limit import Limits, estimate
 from ragstone.listen import Certificate, listen
@@ -32,11 +32,10 @@ from ragstone.origin import Pointer
 from ragstone.origins import Origins
 from ragstone.shared import Shared
 from ragstone.turns import Turns
-from ragstone.wire import DONE, RELEASE, REUSED, error_body, sse
+from ragstone.wire import CACHE, DONE, RELEASE, error_body, sse
 
 log = logging.getLogger("ragstone.edge")
 
-CHAT = "/v1/chat/completions"
 METHODS = {
     CHAT: "POST",
     "/v1/embeddings": "POST",
@@ -57,7 +56,6 @@ POLLED = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by probes and Prometheus: logged only when refused."""
 PERSONAL = frozenset({401, 403, 429})
 """Refusals of who asked, not of what was asked: they are not shared with others who wait."""
-STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,10 @@ class Edge:
         self._turns = Turns(edge.concurrency, edge.queue)
         self._verifier = Verifier()
         self._limits = Limits()
-        self._cache = Cache(settings.edge.cache_mb << 20)
+        self._cache = Cache(edge.cache_mb << 20)
         self._shared = Shared(settings.edge.redis, settings.edge.redis_mb << 20) if settings.edge.redis else None
-        self._log = AccessLog(settings.folder / settings.edge.log) if settings.edge.log else None
+        self._log = AccessLog(settings.folder / edge.log) if edge.log else None
+        self._hits = Hits(self._verifier, self._limits, self._cache, self._log, edge.ttl)
         self._flights: Flights[Head, Event, End] = Flights()
         self._pointer: Pointer | None = None
         self._fault: OriginError | None = None
@@ -142,6 +141,12 @@ class Edge:
         if self._log and (route not in POLLED or exchange.status >= 400):
             self._log.add(_line(exchange, time.perf_counter() - began))
         return None
+
+    def at_once(self, head: atonce.Head, body: bytes) -> tuple[Headers, bytes] | None:
+        """A hit that needs nobody else: none is counted elsewhere, or shared out between releases."""
+        if head.path != CHAT or self._shared or self._pointer is None or self._pointer.canary:
+            return None
+        return self._hits.answer(head, body, self._pointer)
 
     # ---- the release pointer
 
@@ -285,7 +290,9 @@ class Edge:
     async def _chat(self, exchange: Exchange) -> None:
         await self._release()
         principal, budget = await self._admit(exchange)
-        question = _question(exchange, principal, budget, await exchange.body(self._most), self._max_tokens)
+        data = await exchange.body(self._most)
+        question = _question(exchange, principal, budget, data, self._max_tokens)
+        self._hits.understood(data, principal, question.key, question.streamed, question.include_usage)
         await self._answer(exchange, question)
 
     async def _answer(self, exchange: Exchange, question: Question) -> None:
@@ -343,13 +350,13 @@ class Edge:
         if entry and status >= 500 and may_stand_in(entry, question.asked, await self._release_of(question)):
             return await self._reply(exchange, question, entry, "hit")
         if isinstance(end, Refusal):
-            return await exchange.respond(end.status, [*end.headers, *_told("bypass" if question.key is None else "miss")], end.body)
+            return await exchange.respond(end.status, [*end.headers, *answers.told("bypass" if question.key is None else "miss")], end.body)
         raise end
 
     async def _relay(self, exchange: Exchange, question: Question, flight: Answer, head: Head) -> None:
         """The answer as it is made. A stream that breaks ends with an error event, and without `[DONE]`."""
         state = "miss" if question.key else "bypass"
-        await exchange.start(200, [STREAM, *_validators(head), *_told(state)])
+        await exchange.start(200, [answers.STREAM, *answers.validators(head), *answers.told(state)])
         form = 0 if question.include_usage else 1
         async for events in flight.follow():
             await exchange.more(b"".join([event[form] for event in events]))
@@ -359,15 +366,11 @@ class Edge:
 
     async def _reply(self, exchange: Exchange, question: Question, entry: Entry, state: str) -> None:
         """A finished answer, as JSON or replayed as a stream; nothing but headers to a caller who has it."""
-        headers = [*_validators(entry), *_told(state)]
-        if state in ("hit", "revalidated"):
-            headers.append((b"age", b"%d" % max(0, time.time() - entry.stored)))
+        headers, body = answers.replied(entry, state, question.streamed, question.include_usage)
         if entry.etag and exchange.header(b"if-none-match") == entry.etag:
-            await exchange.start(304, headers)
+            await exchange.start(304, headers[1:])
             return await exchange.end()
-        if question.streamed:
-            return await exchange.respond(200, [STREAM, *headers], replay.stream(orjson.loads(entry.body), question.include_usage))
-        return await exchange.respond(200, [JSON, *headers], entry.body)
+        return await exchange.respond(200, headers, body)
 
     # ---- flights
 
@@ -473,20 +476,9 @@ def _forwarded(exchange: Exchange) -> dict[str, str]:
     return headers | {"content-type": "application/json", "x-request-id": exchange.id.decode()}
 
 
-def _validators(made: Head | Entry) -> Headers:
-    named = ((RELEASE, made.release), ("etag", made.etag), (REUSED, made.reused))
-    return [(name.encode(), value.encode()) for name, value in named if value]
-
-
 def _line(exchange: Exchange, seconds: float) -> dict[str, object]:
     """The request as the access log has it: who and how, never what was asked."""
     told = dict(exchange.sent)
     named = {name: told[header].decode() for name, header in (("cache", CACHE.encode()), ("release", RELEASE.encode())) if header in told}
     line = {"id": exchange.id.decode(), "method": exchange.method, "path": exchange.path[:200], "status": exchange.status}
     return {**line, **exchange.notes, **named, "tokens": exchange.spent(), "ms": round(seconds * 1000, 1)}
-
-
-def _told(state: str) -> Headers:
-    """The cache header, and the count behind it."""
-    telemetry.cache.labels(state).inc()
-    return [(CACHE.encode(), state.encode())]

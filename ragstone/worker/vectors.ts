@@ -6,7 +6,7 @@ import { asStream, key, parse } from "./src/canonical";
 import { seen } from "./src/errors";
 import { duration, estimate, nothing, take, type Kind, type Taken } from "./src/limit";
 import { Events, Fold, renewed, stream, used, withoutUsage } from "./src/replay";
-import { opening, release, type Shares } from "./src/shares";
+import { release, type Shares } from "./src/shares";
 import type { Fields } from "./src/values";
 
 const who = (rpm: number, tpm: number) => ({ key: "k", tenant: "t", groups: ["g"], rpm, tpm, starts: 0, expires: 0 });
@@ -45,8 +45,7 @@ const rules = {
     const taken = one.taken ?? nothing();
     return { ...take(taken, who(one.rpm, one.tpm), one.kind, one.cost, one.at, one.owed), taken };
   },
-  shares: (one: { in_force: string; canary: Shares; body: Fields }) =>
-    release(one.in_force, one.canary, one.body.model, opening(one.body)),
+  shares: (one: { in_force: string; canary: Shares; body: Fields }) => release(one.in_force, one.canary, one.body),
   estimate: (one: { body: Fields; size: number; default: number }) => estimate(one.body, one.size, one.default),
   duration: (one: { seconds: number }) => duration(one.seconds),
   fold: (one: { chunks: Fields[] }) => {

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiohttp
 import openai
@@ -41,6 +41,21 @@ def test_a_key_revoked_at_the_origin_is_refused_even_for_what_is_cached(bench: B
     bench.origin.revoked.append(access.Verifier(bench.keys).verify(token).key)
     until(lambda: bench.chat(body, token).status == 401)
     assert bench.chat(body).cache == "hit"
+
+
+def test_a_key_revoked_while_its_answer_is_told_gets_that_answer_and_no_other(bench: Bench) -> None:
+    token, body = bench.key(), question(test={"hold": "stream"}, stream=True)
+
+    async def scene() -> Response:
+        async with aiohttp.ClientSession() as session:
+            started = asyncio.create_task(post(session, bench, body, token))
+            await asyncio.to_thread(until, lambda: asked(bench, body) == 1)
+            bench.origin.revoked.append(access.Verifier(bench.keys).verify(token).key)
+            await asyncio.to_thread(until, lambda: bench.request("GET", "/v1/models", token=token).status == 401)
+            bench.origin.go()
+            return await started
+
+    assert asyncio.run(scene()).text == "Restart the pump [1]."
 
 
 def test_a_key_signed_by_a_new_signing_key_is_taken_once_the_origin_publishes_it(bench: Bench) -> None:
@@ -168,6 +183,59 @@ def test_two_lengths_of_one_request_are_refused(edge: Edge, shared: Bench) -> No
             answer = b"".join(iter(lambda raw=raw: raw.recv(65536), b""))  # type: ignore[misc]
         assert answer.count(b"HTTP/1.1 ") == 1
         assert answer.startswith(b"HTTP/1.1 400")
+
+
+def sent(bench: Bench, body: bytes, more: bytes = b"") -> bytes:
+    """The bytes of a request."""
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {bench.token}\r\ncontent-length: {len(body)}\r\n"
+    return head.encode() + more + b"\r\n" + body
+
+
+def answered(shared: Bench, *parts: bytes, count: int = 1) -> list[Response]:
+    """So many answers to parts that are sent one after the other, each when the edge has had time to read the one before; then nothing."""
+    host, port = shared.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as raw, raw.makefile("rb") as file:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in parts:
+            raw.sendall(part)
+            shared.request("GET", "/healthz", token="")
+        answers = [read(file) for _ in range(count)]
+        raw.shutdown(socket.SHUT_WR)
+        assert file.read() == b""
+        return answers
+
+
+def read(file: BinaryIO) -> Response:
+    status, headers = int(file.readline().split()[1]), {}
+    while line := file.readline().strip():
+        name, _, value = line.decode().partition(": ")
+        headers[name.lower()] = value
+    return Response(status, headers, file.read(int(headers.get("content-length", 0))))
+
+
+def test_a_body_that_looks_like_a_known_request_is_a_body(shared: Bench) -> None:
+    known = sent(shared, json.dumps(question()).encode())
+    assert [answered(shared, known)[0].status for _ in range(3)] == [200, 200, 200]
+    head, body = sent(shared, known)[: -len(known)], known
+    (answer,) = answered(shared, head, body)
+    assert (answer.status, answer.json["error"]["code"]) == (400, "invalid_json")
+
+
+def test_requests_that_come_together_or_in_pieces_are_answered_in_order(shared: Bench) -> None:
+    one, two = (sent(shared, json.dumps(question(test={"say": say})).encode()) for say in ("First.", "Second."))
+    for parts in ([one + two], [one, two], [one + two], [one[:40], one[40:] + two[:60], two[60:]]):
+        assert [answer.text for answer in answered(shared, *parts, count=2)] == ["First.", "Second."]
+
+
+def test_what_a_caller_says_beside_a_known_question_counts(shared: Bench) -> None:
+    body = json.dumps(question()).encode()
+    *_, known = [answered(shared, sent(shared, body))[0] for _ in range(3)]
+    assert known.cache == "hit"
+    for _ in range(2):
+        (past,) = answered(shared, sent(shared, body, b"cache-control: no-store\r\n"))
+        (had,) = answered(shared, sent(shared, body, f"if-none-match: {known.headers['etag']}\r\n".encode()))
+        (last,) = answered(shared, sent(shared, body, b"connection: close\r\n"))
+        assert (past.cache, had.status, last.cache) == ("bypass", 304, "hit")
 
 
 # ---- headers

@@ -15,7 +15,10 @@ export interface Principal {
   expires: number;
 }
 
-export type Keys = Map<string, CryptoKey>;
+/** Public keys by their id, and the tokens that were found to be signed by one: whoever takes other keys looks anew. */
+export class Keys extends Map<string, CryptoKey> {
+  readonly verified = new Map<string, Principal>();
+}
 
 const LONGEST = 4096;
 const NAME = /^(?! )(?:[^,\p{C}\p{Z}]| ){1,64}(?<! )$/u;
@@ -26,7 +29,7 @@ export const unauthorized = (what: string): Fault =>
 
 /** The public keys of the release pointer. Throws when one is none. */
 export async function keyring(published: Fields): Promise<Keys> {
-  const keys: Keys = new Map();
+  const keys = new Keys();
   for (const [kid, x] of Object.entries(published)) {
     keys.set(kid, await crypto.subtle.importKey("raw", bytes(String(x)), "Ed25519", false, ["verify"]));
   }
@@ -35,26 +38,28 @@ export async function keyring(published: Fields): Promise<Keys> {
 
 /** The token's principal at `now`, in Unix seconds. Throws a 401 that never holds the token. */
 export async function verify(token: string, keys: Keys, revoked: Set<string>, now: number): Promise<Principal> {
-  if (token.length > LONGEST) throw unauthorized("is too long");
-  try {
-    return await read(token, keys, revoked, now);
-  } catch (error) {
-    throw error instanceof Fault ? error : unauthorized("is malformed");
-  }
-}
-
-async function read(token: string, keys: Keys, revoked: Set<string>, now: number): Promise<Principal> {
-  const [head = "", payload = "", signature = "", ...rest] = token.split(".");
-  const header = decoded(head);
-  if (rest.length || header.alg !== "EdDSA" || "crit" in header) throw unauthorized("is not signed with Ed25519");
-  const signer = keys.get(String(header.kid));
-  if (!signer) throw unauthorized("has an unknown signer");
-  if (!(await crypto.subtle.verify("Ed25519", signer, bytes(signature), encoded(`${head}.${payload}`)))) throw unauthorized("has a wrong signature");
-  const principal = understood(decoded(payload));
+  const principal = keys.verified.get(token) ?? (await read(token, keys));
   if (principal.starts > now) throw unauthorized(`${principal.key} is not valid yet`);
   if (principal.expires && now >= principal.expires) throw unauthorized(`${principal.key} expired`);
   if (revoked.has(principal.key)) throw unauthorized(`${principal.key} was revoked`);
   return principal;
+}
+
+async function read(token: string, keys: Keys): Promise<Principal> {
+  if (token.length > LONGEST) throw unauthorized("is too long");
+  try {
+    const [head = "", payload = "", signature = "", ...rest] = token.split(".");
+    const header = decoded(head);
+    if (rest.length || header.alg !== "EdDSA" || "crit" in header) throw unauthorized("is not signed with Ed25519");
+    const signer = keys.get(String(header.kid));
+    if (!signer) throw unauthorized("has an unknown signer");
+    if (!(await crypto.subtle.verify("Ed25519", signer, bytes(signature), encoded(`${head}.${payload}`)))) throw unauthorized("has a wrong signature");
+    const principal = understood(decoded(payload));
+    keys.verified.set(token, principal);
+    return principal;
+  } catch (error) {
+    throw error instanceof Fault ? error : unauthorized("is malformed");
+  }
 }
 
 function understood({ jti, tenant, groups, rpm, tpm, exp = 0, nbf = 0 }: Fields): Principal {

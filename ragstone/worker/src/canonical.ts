@@ -100,9 +100,9 @@ export async function key(body: Body, tenant: string, groups: string[]): Promise
 
 /** The body for the origin, which is always asked for a stream: one entry serves both forms. */
 export function asStream(body: Body): string {
-  const rest = [...body.members].filter(([name]) => name !== "stream" && name !== "stream_options");
-  const named = rest.map(([name, member]) => `${quoted(name)}:${member.raw}`);
-  return `{${[...named, '"stream":true', '"stream_options":{"include_usage":true}'].join()}}`;
+  const sent = new Map([...body.members].map(([name, member]): [string, string] => [name, member.raw]));
+  sent.set("stream", "true").set("stream_options", '{"include_usage":true}');
+  return `{${[...sent].map(([name, raw]) => `${quoted(name)}:${raw}`).join()}}`;
 }
 
 function written(members: Map<string, Member>): string {

@@ -4,9 +4,9 @@ import type { Principal } from "./access";
 import * as cache from "./cache";
 import { asStream, key, parse } from "./canonical";
 import { CONTROL, Fault, fault, JSON_TYPE, now, originFault, seen, TYPE } from "./errors";
-import { busy, type Exchange } from "./exchange";
+import type { Exchange } from "./exchange";
 import { estimate } from "./limit";
-import { ask, BEGUN, broken, CACHE, FORBIDDEN, JOINED, RELEASE, REUSED, type Order, type Pointer } from "./origin";
+import { ask, BEGUN, broken, CACHE, FORBIDDEN, JOINED, pointer, RELEASE, REUSED, type Order, type Pointer } from "./origin";
 import { DONE, Events, Fold, renewed, sse, stream, used, withoutUsage } from "./replay";
 import * as shares from "./shares";
 import { encoded, fields, isFields, quoted, type Fields } from "./values";
@@ -23,9 +23,7 @@ interface Question {
   asked: cache.Asked;
   streamed: boolean;
   counted: boolean;
-  model: unknown;
-  /** What its conversation began with. */
-  opening: string;
+  fields: Fields;
 }
 
 /** The origin's response, and whose flight was joined for it, if any; `landed` ends one's own, once the answer is kept. */
@@ -56,8 +54,7 @@ export async function chat(x: Exchange): Promise<Response> {
     asked,
     streamed: stream === true,
     counted: isFields(options) && Boolean(options.include_usage),
-    model: body.fields.model,
-    opening: shares.opening(body.fields),
+    fields: body.fields,
   });
 }
 
@@ -75,9 +72,9 @@ async function answer(x: Exchange, question: Question): Promise<Response> {
 }
 
 /** What is in force, with the release that answers this conversation. */
-async function answering(x: Exchange, { model, opening }: Question): Promise<Pointer> {
-  const inForce = await x.pointer();
-  return { ...inForce, release: await shares.release(inForce.release, inForce.canary, model, opening) };
+async function answering(x: Exchange, { fields }: Question): Promise<Pointer> {
+  const inForce = await pointer(x.env);
+  return { ...inForce, release: await shares.release(inForce.release, inForce.canary, fields) };
 }
 
 /** From the origin; with an entry, it may confirm it. */
@@ -151,7 +148,6 @@ async function* read(x: Exchange, question: Question, flown: Flown): Chunks {
   const { response, joined } = flown;
   const [events, fold] = [new Events(), new Fold()];
   let [size, tokens]: [number, number | null] = [0, null];
-  busy.flights += 1;
   try {
     if (!response.headers.get(TYPE)?.startsWith("text/event-stream")) throw originFault("answered without a stream");
     for await (const part of response.body ?? []) {
@@ -175,7 +171,6 @@ async function* read(x: Exchange, question: Question, flown: Flown): Chunks {
     tokens = x.left.signal.aborted && !question.at ? null : 0; // who hangs up past the cache has spent what was reserved
     throw broken(error, "broke off or made no sense", 502);
   } finally {
-    busy.flights -= 1;
     await settle(x, question, flown, tokens);
   }
 }

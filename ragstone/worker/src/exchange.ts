@@ -4,12 +4,12 @@ import { unauthorized, verify, type Principal } from "./access";
 import type { Env } from "./env";
 import { CONTROL, fault, JSON_TYPE, now } from "./errors";
 import { count, limited } from "./limit";
-import { BEGUN, FORBIDDEN, JOINED, pointer, type Order, type Pointer } from "./origin";
+import { BEGUN, FORBIDDEN, JOINED, pointer, type Order } from "./origin";
 
 const ID = "x-request-id";
 const FORWARDED = ["authorization", CONTROL, "traceparent", "tracestate"];
-/** What this isolate is at: requests, and answers that it waits for. */
-export const busy = { requests: 0, flights: 0 };
+/** The requests that this isolate is at. */
+export const busy = { requests: 0 };
 
 export class Exchange {
   readonly origin: string;
@@ -35,13 +35,9 @@ export class Exchange {
     return this.request.headers.get(name) ?? "";
   }
 
-  pointer(): Promise<Pointer> {
-    return pointer(this.env);
-  }
-
   /** Who asks, counted against their limit. Throws a 401 or a 429. */
   async admit(): Promise<Principal> {
-    const { keys, revoked } = await this.pointer();
+    const { keys, revoked } = await pointer(this.env);
     const token = /^bearer +(\S+) *$/i.exec(this.header("authorization"))?.[1];
     if (!token) throw unauthorized("is missing: send 'Authorization: Bearer <key>'");
     const who = await verify(token, keys, revoked, now());
@@ -59,7 +55,7 @@ export class Exchange {
 
   /** The limits as they are after a request that was made elsewhere on behalf of this one. */
   limited(headers: Headers): void {
-    for (const name of Object.keys(this.#limits)) this.#limits[name] = headers.get(name) ?? this.#limits[name] ?? "";
+    for (const [name, value] of Object.entries(this.#limits)) this.#limits[name] = headers.get(name) ?? value;
   }
 
   /** The whole body. Throws a 413, before it is read where its length is told. */
@@ -67,9 +63,11 @@ export class Exchange {
     const bound = (size: number): void => {
       if (size > this.env.MAX_BODY) throw fault(413, "body_too_large", `the body is larger than ${this.env.MAX_BODY} bytes`);
     };
+    const told = this.header("content-length");
+    bound(Number(told));
+    if (told) return this.request.bytes();
     const parts: Uint8Array[] = [];
     let size = 0;
-    bound(Number(this.header("content-length")));
     for await (const part of this.request.body ?? []) {
       parts.push(part);
       bound((size += part.length));
@@ -86,9 +84,8 @@ export class Exchange {
 
   /** The response with the headers that all of this exchange carry. */
   signed(response: Response): Response {
-    const whole = new Response(response.body, response);
-    for (const [name, value] of Object.entries({ ...this.#limits, [ID]: this.id })) whole.headers.set(name, value);
-    for (const name of [JOINED, BEGUN, FORBIDDEN]) whole.headers.delete(name);
-    return whole;
+    for (const [name, value] of Object.entries({ ...this.#limits, [ID]: this.id })) response.headers.set(name, value);
+    for (const name of [JOINED, BEGUN, FORBIDDEN]) response.headers.delete(name);
+    return response;
   }
 }

@@ -5,7 +5,7 @@ import { parse } from "./canonical";
 import type { Env } from "./env";
 import { fault, seen } from "./errors";
 import { busy, Exchange } from "./exchange";
-import { ask, CACHE, RELEASE, state } from "./origin";
+import { ask, CACHE, pointer, RELEASE, state } from "./origin";
 import { used } from "./replay";
 import { fields } from "./values";
 
@@ -25,14 +25,14 @@ async function route(x: Exchange): Promise<Response> {
 
 /** `/healthz` says that the Worker runs, `/readyz` that it can answer; the counts are this isolate's. */
 async function health(x: Exchange): Promise<Response> {
-  const pointer = await x.pointer().catch(() => null);
-  const body = { status: pointer ? "ok" : "waiting for the origin", release: pointer?.release ?? null, origin: state.fault || "ok" };
-  return Response.json({ ...body, ...busy }, { status: pointer || x.path === "/healthz" ? 200 : 503 });
+  const known = await pointer(x.env).catch(() => null);
+  const body = { status: known ? "ok" : "waiting for the origin", release: known?.release ?? null, origin: state.fault || "ok" };
+  return Response.json({ ...body, ...busy }, { status: known || x.path === "/healthz" ? 200 : 503 });
 }
 
 /** What is not cached: keys and limits here, the answer from the origin. */
 async function pass(x: Exchange): Promise<Response> {
-  const [who, { release }] = [await x.admit(), await x.pointer()];
+  const [who, { release }] = [await x.admit(), await pointer(x.env)];
   const body = x.request.method === "POST" ? parse(await x.body()) : null;
   const order = x.order(who, body && body.text, Math.floor((body?.size ?? 0) / 4));
   const response = await ask(x.env, order, x.left.signal);

@@ -8,7 +8,7 @@ export function none(): never {
 
 export const isList = (value: unknown): value is unknown[] => Array.isArray(value);
 export const isFields = (value: unknown): value is Fields => typeof value === "object" && value !== null && !isList(value);
-export const isWhole = (value: unknown, least = 0): value is number => Number.isInteger(value) && Number(value) >= least;
+export const isWhole = (value: unknown, least = 0): value is number => Number.isInteger(value) && (value as number) >= least;
 export const object = (value: unknown): Fields => (isFields(value) ? value : none());
 export const list = (value: unknown): unknown[] => (isList(value) ? value : none());
 export const fields = (text: string): Fields => object(JSON.parse(text));

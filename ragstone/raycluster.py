@@ -65,9 +65,16 @@ def join(address: str, cpus: int, failure: type[RagstoneError]) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
-    if address == HERE and not ip_address(ray.util.get_node_ip_address()).is_loopback:
+    if address == HERE and not is_alone():
         ray.shutdown()
         raise failure("Ray was imported before it was started here: it would listen on every interface", "give the command again")
+
+
+def is_alone() -> bool:
+    """Whether the address of this process's node is the loopback, so that no other node can belong to the cluster."""
+    import ray
+
+    return ip_address(ray.util.get_node_ip_address()).is_loopback
 
 
 def _auth() -> Mapping[str, str]:

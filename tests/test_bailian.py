@@ -9,6 +9,7 @@ import re
 import shutil
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
@@ -383,7 +384,7 @@ def test_a_server_that_is_gone_is_an_error_that_may_pass(settings: Settings) -> 
 
 
 def test_closing_the_answer_ends_the_request(generator: Generator, cloud: Cloud) -> None:
-    cloud.workspace.says = ["word "] * 2000
+    cloud.workspace.says = repeat("word ")
     cloud.workspace.go.clear()
 
     async def leave() -> Piece:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -60,7 +61,7 @@ class Workspace:
         self.refuses = ""
         """An action that is answered with status 200 and no success."""
         self.asked: list[tuple[dict[str, str], dict[str, Any]]] = []
-        self.says: list[str] = ["The ", "pump."]
+        self.says: Iterable[str] = ["The ", "pump."]
         self.finish = "stop"
         self.status = 200
         self.go = threading.Event()
@@ -205,12 +206,13 @@ class Workspace:
         return self._events()
 
     def _events(self) -> Iterator[bytes]:
-        for number, text in enumerate(self.says):
-            yield _event(number, {"output": {"text": text, "finish_reason": "null", "session_id": "s"}})
+        numbers = count()
+        for text in self.says:
+            yield _event(next(numbers), {"output": {"text": text, "finish_reason": "null", "session_id": "s"}})
             self.go.wait(30)
         usage = {"models": [{"model_id": "qwen", "input_tokens": 9, "output_tokens": 2}]}
         if self.finish:
-            yield _event(len(self.says), {"output": {"text": "", "finish_reason": self.finish, "session_id": "s"}, "usage": usage})
+            yield _event(next(numbers), {"output": {"text": "", "finish_reason": self.finish, "session_id": "s"}, "usage": usage})
 
 
 def _event(number: int, told: dict[str, Any]) -> bytes:

@@ -414,7 +414,7 @@ class Server:
     """One replica: llama.cpp as a child of Ray's process, whose requests and answers pass through as they are."""
 
     async def __init__(self, order: Order) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        if order.own:
+        if raycluster.is_alone():
             _keep_to_loopback()
         path = await asyncio.to_thread(weights.pull, order.model)
         if await asyncio.to_thread(replica.version, path, order.kind.context, order.kind.slots) != order.version:

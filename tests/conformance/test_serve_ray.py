@@ -45,6 +45,7 @@ from tests.conformance.test_serve import (  # noqa: F401
     test_what_is_asked_may_hold_any_text,
 )
 from tests.origins import Origin, asked, running, site, until
+from tests.processes import below, listening
 from tests.test_service import written
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ragstone[ray]'")
@@ -235,11 +236,9 @@ def test_only_who_has_the_key_can_ask(generator: RayGenerator, loop: asyncio.Run
 
 
 def test_every_part_of_ray_serve_listens_on_loopback_only(generator: RayGenerator) -> None:
-    ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    open_ones = [(process.name(), at) for process in ours for at in process.net_connections("inet")]
-    found = [(name, at.laddr.ip.removeprefix("::ffff:")) for name, at in open_ones if at.status == psutil.CONN_LISTEN]
+    found = [*listening(psutil.Process()), *(ip for _, ips in below(listening) for ip in ips)]
     assert len(found) > 5
-    assert [one for one in found if not ip_address(one[1]).is_loopback] == []
+    assert all(ip_address(ip.removeprefix("::ffff:")).is_loopback for ip in found), found
 
 
 @pytest.mark.parametrize(

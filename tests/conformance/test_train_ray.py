@@ -45,6 +45,7 @@ from tests.conformance.test_train import (  # noqa: F401
     test_the_lineage_names_base_pairs_and_recipe,
     test_what_is_mapped_is_what_is_computed_here_to_the_bit,
 )
+from tests.processes import below, listening
 from tests.tiny import tiny
 from tests.topics import topics
 
@@ -96,7 +97,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_the_model
 
 
 def processes_of(name: str) -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if name in " ".join(child.cmdline())]
+    return [process for process, words in below(psutil.Process.cmdline) if name in " ".join(words)]
 
 
 def apart(one: Path, other: Path) -> float:
@@ -144,10 +145,9 @@ def test_hard_negatives_are_those_that_are_mined_here(trainer: Trainer, steady: 
 
 def test_every_part_of_ray_listens_on_loopback_only(trainer: Trainer) -> None:
     trainer.map(open_lengths, [], ["text"] * 200, lambda done: None)
-    ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    listening = [at.laddr.ip for process in ours for at in process.net_connections("inet") if at.status == psutil.CONN_LISTEN]
-    assert len(listening) > 5
-    assert all(ip_address(ip.removeprefix("::ffff:")).is_loopback for ip in listening), listening
+    found = [*listening(psutil.Process()), *(ip for _, ips in below(listening) for ip in ips)]
+    assert len(found) > 5
+    assert all(ip_address(ip.removeprefix("::ffff:")).is_loopback for ip in found), found
 
 
 def open_lengths() -> Work[str, int]:

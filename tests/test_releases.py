@@ -93,3 +93,16 @@ def test_the_release_before_is_let_go_after_a_while(own: Site, monkeypatch: pyte
         release.rollback(own.store, "production")
         assert now().id == first.id
         assert now() is not first
+
+
+def test_a_purge_closes_the_release_before_since_what_was_forgotten_is_in_it(own: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "KEYS", 0.0)
+    with following(own) as now:
+        first = now()
+        another(own)
+        now()
+        release.purge(own.store, "production")
+        now()
+        release.rollback(own.store, "production")
+        assert now().id == first.id
+        assert now() is not first

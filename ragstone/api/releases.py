@@ -269,6 +269,12 @@ class Releases:
         self._let_go()
         return None
 
+    def _close_idle(self) -> None:
+        """Close what is neither in force nor a canary."""
+        self._let_go()
+        for id in self._others.keys() - (self.record.canary.keys() if self.record else set()):
+            self._retire(self._others.pop(id))
+
     def _let_go(self) -> None:
         if self._before:
             self._retire(self._before[1])
@@ -315,6 +321,8 @@ class Releases:
         revoked = await asyncio.to_thread(access.revoked, self.store)
         self.verifier.trust(keys, revoked)
         purged = await asyncio.to_thread(records.purged, self.store, self.channel)
+        if purged != self.pointer.purged:  # what was forgotten is in the releases before, and must not be asked of them by name
+            self._close_idle()
         self.pointer = Pointer(keys, revoked, purged)
         self._keys_read = time.monotonic()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -53,6 +54,19 @@ def tab(page: Page, wanted: Locator, most: int = 200) -> None:
         if wanted.evaluate("(one) => one === document.activeElement"):
             return
     raise AssertionError(f"{wanted} can't be reached by the Tab key")
+
+
+def open_file(page: Page, name: str, file: Path) -> None:
+    """Reach a file field by the Tab key, open it by Enter and choose this file.
+
+    Playwright asks the browser to hold back the dialog without waiting for its answer; a key that overtakes that would open a real one,
+    which nobody sees. What the page is asked in between is answered after it.
+    """
+    reach(page, name)
+    with page.expect_file_chooser() as chosen:
+        page.evaluate("() => document.hasFocus()")
+        page.keyboard.press("Enter")
+    chosen.value.set_files(file)
 
 
 def choose(page: Page, wanted: Locator, value: str) -> None:

@@ -540,10 +540,7 @@ def test_two_releases_are_examined_side_by_side_on_a_file_of_questions(page: Pag
     (tmp_path / "questions.jsonl").write_text("\n".join(lines))
     enter(page, place, "exam")
     browser.choose(page, page.get_by_label("Beside"), other)
-    browser.reach(page, "Questions, a .jsonl file")
-    with page.expect_file_chooser() as chosen:
-        page.keyboard.press("Enter")
-    chosen.value.set_files(tmp_path / "questions.jsonl")
+    browser.open_file(page, "Questions, a .jsonl file", tmp_path / "questions.jsonl")
     browser.reach(page, "Evaluate")
     page.keyboard.press("Enter")
     figures = page.get_by_role("region", name="Figures")

@@ -27,7 +27,7 @@ from tests.speaker import speaking
 
 PAINTED = "() => performance.getEntriesByName('first-contentful-paint').length > 0"
 PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
-SCRIPT = """() => performance.getEntriesByType('resource').filter((one) => one.name.includes('/console.js'))
+SCRIPT = """() => performance.getEntriesByType('resource').filter((one) => /console-[^/]+[.]js$/.test(one.name))
   .map((one) => [one.decodedBodySize, one.encodedBodySize])[0] ?? []"""
 SIGN_IN = "sessionStorage.setItem('ragstone.key', {token!r}); sessionStorage.setItem('ragstone.who', {who!r})"
 LIMIT_MS, LIMIT_BYTES = 200, 300_000

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from ragstone import access, config, distribution, release
 from ragstone import runs as runs_of
@@ -47,6 +47,8 @@ POLICY = ("Content Security Policy", "Trusted")
 """What Chromium says of a page that broke its own policy."""
 LIMIT = 300_000
 """Bytes of script, at most."""
+FIRST = 50_000
+"""Bytes of the script that the first screen waits for."""
 PICTURES = Path(os.environ["RAGSTONE_TEST_PICTURES"]) if os.environ.get("RAGSTONE_TEST_PICTURES") else None
 """A folder for the docs' pictures; without it none are made."""
 
@@ -163,14 +165,31 @@ def test_the_source_has_no_type_errors() -> None:
     assert not [file.name for file in (built.SOURCE / "src").iterdir() if re.search(r"(:|as|<)\s*any\b", file.read_text())]
 
 
-def test_the_script_is_small_and_asks_for_nothing_elsewhere(place: Place) -> None:
-    reply = place.origin.request("GET", "/console", token="")
-    assert "script-src 'self'" in reply.headers["content-security-policy"]
-    assert "<script>" not in reply.data.decode()
-    assert len(place.origin.request("GET", "/console/console.js", token="").data) < LIMIT
-    assert place.origin.request("GET", "/console/../pyproject.toml", token="").status == 404
-    again = place.origin.request("GET", "/console", token="", if_none_match=reply.headers["etag"])
-    assert (again.status, again.data) == (304, b"")
+def test_the_page_runs_what_was_built_and_is_small(place: Place) -> None:
+    page = place.origin.request("GET", "/console", token="")
+    policy = page.headers["content-security-policy"]
+    assert policy.count("'sha256-") == 2
+    assert "unsafe" not in policy
+    assert sum(script.stat().st_size for script in BUILT.glob("*.js")) < LIMIT
+    (first,) = re.findall(r'src="(.*?)"', page.data.decode())
+    assert len(place.origin.request("GET", first, token="").data) < FIRST
+
+
+def test_browsers_keep_scripts_for_good_and_ask_for_the_page_again(place: Place) -> None:
+    for url in (place.url, place.origin.url):
+        served = replace(place.origin, url=url, token="")
+        page = served.request("GET", "/console")
+        assert page.headers["cache-control"] == "no-cache"
+        assert (served.request("GET", "/console", if_none_match=page.headers["etag"]).status) == 304
+        for script in BUILT.glob("*.js"):
+            reply = served.request("GET", f"/console/{script.name}")
+            assert (reply.data, reply.headers["cache-control"]) == (script.read_bytes(), "public, max-age=31536000, immutable")
+
+
+@pytest.mark.parametrize("name", ["console-00000000.js", "licenses.md", "index.html", "../pyproject.toml", "..%2fapi%2fapp.py", "%2e%2e/console-00000000.js"])
+def test_nothing_but_the_page_and_its_scripts_is_served(place: Place, name: str) -> None:
+    for url in (place.url, place.origin.url):
+        assert replace(place.origin, url=url).request("GET", f"/console/{name}", token="").status == 404
 
 
 # ---- sign-in
@@ -221,6 +240,61 @@ def test_a_key_that_works_no_longer_leads_back_to_the_sign_in(page: Page, place:
     page.reload()
     expect(page.get_by_label("API key")).to_be_visible()
     assert page.evaluate("() => sessionStorage.length") == 0
+
+
+@contextmanager
+def held(page: Page) -> Iterator[None]:
+    """Inside, the page's scripts are on their way; afterwards they come."""
+    waiting: list[Route] = []
+    page.route("**/console/console-*.js", lambda route: waiting.append(route))
+    yield
+    for route in waiting:
+        route.continue_()
+
+
+MOVED = """new PerformanceObserver((list) => list.getEntries().forEach((one) => (window.moved += one.value)))
+  .observe({ type: "layout-shift", buffered: true }), (window.moved = 0)"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_sign_in_is_there_before_the_script_and_keeps_what_was_typed(page: Page, place: Place, scheme: Any) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.add_init_script(MOVED)
+    with held(page):
+        page.goto(f"{place.url}/console", wait_until="commit")
+        expect(page.get_by_label("API key")).to_be_focused()
+        page.keyboard.type(place.token[:9])
+        assert not browser.barriers(page)
+        before = shape(page)
+    expect(page).to_have_title("Sign in · Ragstone")
+    assert shape(page) == before
+    page.keyboard.type(place.token[9:])
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("navigation", name="Screens")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_frame_is_there_before_the_script_and_does_not_move(page: Page, place: Place, scheme: Any) -> None:
+    page.emulate_media(color_scheme=scheme)
+    for token, screen in ((place.token, "Releases"), (place.origin.token, "Ask")):
+        enter(page, place, "releases", token=token)
+        page.add_init_script(MOVED)
+        with held(page):
+            page.reload(wait_until="commit")
+            expect(page.get_by_role("heading", name=screen, level=1)).to_be_visible()
+            assert not browser.barriers(page)
+            before = shape(page)
+        expect(page).to_have_title(f"{screen} · Ragstone")
+        assert shape(page) == before
+        assert page.evaluate("() => window.moved") == 0
+        page.get_by_role("button", name="Sign out").press("Enter")
+
+
+def shape(page: Page) -> list[Any]:
+    """What stands where: the frame's parts, their words, and which link is the current one."""
+    parts = page.locator(".brand, nav a, .who, h1, form label, form > p.quiet")
+    told = "(all) => all.map((one) => [one.textContent.replace(/\\s+/g, ' ').trim(), one.ariaCurrent, JSON.stringify(one.getBoundingClientRect())])"
+    return list(parts.evaluate_all(told))
 
 
 # ---- ask

@@ -86,7 +86,7 @@ ROUTES = [
     Route("/admin/training/live", runs.follow),
     Route("/admin/training/stop", runs.stop, methods=["POST"]),
     Route("/console", console.page),
-    Route("/console/{name}", console.page),
+    Route("/console/{name}", console.script),
     Route("/healthz", admin.healthz),
     Route("/readyz", admin.readyz),
     Route("/metrics", admin.metrics),

@@ -17,8 +17,8 @@ SCRIPT = re.compile(r"[a-z]+-[0-9a-f]{8}\.js")
 EDGE = "/admin/edge"
 """The edge's own counts, which the origin does not know."""
 NAMES = ("canary", "diff", "documents", "live", "models", "promote", "releases", "rollback", "scores", "serving", "terms")
-RUNS = [f"{name}{part}" for name in ("exam", "forget", "sync", "training") for part in ("", "/live", "/stop")]
-ADMIN = frozenset(f"/admin/{name}" for name in (*NAMES, *RUNS))
+RUNS = [f"{name}{part}" for name in ("exam", "sync", "training") for part in ("", "/live", "/stop")]
+ADMIN = frozenset(f"/admin/{name}" for name in (*NAMES, *RUNS, "forget", "forget/live"))
 """With an administrator's key. What method each takes is the origin's to say."""
 PRIVATE = ADMIN | {EDGE}
 HEADERS = (

@@ -35,6 +35,7 @@ from tests.origins import Origin, Site, running, site, until
 from tests.packages import packages
 from tests.speaker import Speaker
 from tests.tiny import tiny
+from tests.topics import flood
 
 HOSTILE = """# <img src=x onerror="window.owned=1"> Relief valve
 
@@ -186,7 +187,10 @@ def test_browsers_keep_scripts_for_good_and_ask_for_the_page_again(place: Place)
             assert (reply.data, reply.headers["cache-control"]) == (script.read_bytes(), "public, max-age=31536000, immutable")
 
 
-@pytest.mark.parametrize("name", ["console-00000000.js", "licenses.md", "index.html", "../pyproject.toml", "..%2fapi%2fapp.py", "%2e%2e/console-00000000.js"])
+NOT_SERVED = ("console-00000000.js", "licenses.md", "index.html", "../pyproject.toml", "..%2fapi%2fapp.py", "%2e%2e/console-00000000.js")
+
+
+@pytest.mark.parametrize("name", NOT_SERVED)
 def test_nothing_but_the_page_and_its_scripts_is_served(place: Place, name: str) -> None:
     for url in (place.url, place.origin.url):
         assert replace(place.origin, url=url).request("GET", f"/console/{name}", token="").status == 404
@@ -255,6 +259,9 @@ def held(page: Page) -> Iterator[None]:
 MOVED = """new PerformanceObserver((list) => list.getEntries().forEach((one) => (window.moved += one.value)))
   .observe({ type: "layout-shift", buffered: true }), (window.moved = 0)"""
 
+SHAPE = """(parts) => [...document.querySelectorAll(parts)].map((one) =>
+  [one.textContent.replace(/\\s+/g, " ").trim(), one.ariaCurrent, JSON.stringify(one.getBoundingClientRect())])"""
+
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_sign_in_is_there_before_the_script_and_keeps_what_was_typed(page: Page, place: Place, scheme: Any) -> None:
@@ -292,9 +299,8 @@ def test_the_frame_is_there_before_the_script_and_does_not_move(page: Page, plac
 
 def shape(page: Page) -> list[Any]:
     """What stands where: the frame's parts, their words, and which link is the current one."""
-    parts = page.locator(".brand, nav a, .who, h1, form label, form > p.quiet")
-    told = "(all) => all.map((one) => [one.textContent.replace(/\\s+/g, ' ').trim(), one.ariaCurrent, JSON.stringify(one.getBoundingClientRect())])"
-    return list(parts.evaluate_all(told))
+    told = page.evaluate(SHAPE, ".brand, nav a, .who, h1, .signin label, .signin p.quiet")
+    return list(told)
 
 
 # ---- ask
@@ -378,7 +384,7 @@ def test_what_breaks_off_is_said(page: Page, place: Place, speaker: Speaker) -> 
 
 
 def test_hostile_text_stays_text(page: Page, place: Place, speaker: Speaker) -> None:
-    speaker.reset("The relief valve <img src=x onerror=\"window.owned=1\"> opens at 6 bar.")
+    speaker.reset('The relief valve <img src=x onerror="window.owned=1"> opens at 6 bar.')
     enter(page, place)
     ask(page, "At how many bar does the relief valve open?")
     expect(page.locator(".answer")).to_contain_text("opens at 6 bar")
@@ -573,6 +579,25 @@ def test_sync_now_brings_in_what_changed_in_the_folder(page: Page, own: Place) -
     expect(page.get_by_role("region", name="Files that could not be read")).to_contain_text("torn.pdf")
     expect(page.get_by_role("region", name="Sync")).to_contain_text("one file that could not be read")
     assert page.get_by_role("button", name="Forget valve.md").count() == 0
+
+
+def test_a_sync_is_stopped_and_what_is_in_force_stays(page: Page, own: Place) -> None:
+    before = own.origin.release
+    flood(own.site.docs / "fresh")
+    enter(page, own, "documents")
+    browser.reach(page, "Sync now")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    under_way = page.get_by_role("region", name="Under way")
+    expect(under_way.get_by_role("status")).to_contain_text(re.compile("reading files|indexing"))
+    browser.reach(page, "Stop")
+    page.keyboard.press("Enter")
+    expect(under_way.get_by_role("group", name="What is in force stays")).to_be_visible()
+    assert not browser.barriers(page)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Sync")).to_contain_text("was stopped")
+    expect(page.get_by_role("button", name="Sync now")).to_be_visible()
+    assert own.origin.release == before
 
 
 # ---- canaries
@@ -800,7 +825,8 @@ def test_an_origin_that_is_down_is_said_and_asked_again(page: Page, place: Place
     down = threading.Event()
     fails = lambda number, call: proxy.REFUSED if down.is_set() and "/v1/release" not in call else ""  # noqa: E731
     with proxy.before(place.origin.url, fails) as between, edged(place.site, between.endpoint) as url:
-        enter(page, place, url=url)
+        enter(page, place, "serving", url=url)
+        expect(page.get_by_role("region", name="Replicas")).to_be_visible()
         down.set()
         for name in ("Releases", "Documents", "Models", "Evaluation", "Serving and edge"):
             go(page, name)
@@ -819,3 +845,14 @@ def test_an_origin_that_is_down_is_said_and_asked_again(page: Page, place: Place
         browser.reach(page, "Try again")
         page.keyboard.press("Enter")
         expect(page.get_by_role("region", name="Documents").first).to_be_visible()
+
+
+def test_a_part_of_the_page_that_cannot_be_had_is_said_and_asked_again(page: Page, place: Place) -> None:
+    page.route("**/console/administration-*.js", lambda route: route.fulfill(status=404))
+    enter(page, place, "releases")
+    expect(page.get_by_role("alert")).to_contain_text("newer than the page")
+    expect(page.get_by_role("heading", name="Releases", level=1)).to_be_visible()
+    page.unroute_all()
+    browser.reach(page, "Try again")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="All releases")).to_be_visible()

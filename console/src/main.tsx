@@ -1,7 +1,7 @@
 /** The frame: who is signed in, which screen is shown, and the way between them. */
 
 import { render } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import { ask, type Fault } from "./api";
 import { Ask } from "./ask";
@@ -64,19 +64,18 @@ function Console() {
 
 function Frame({ who, leave }: { who: Key; leave: () => void }) {
   const [path, setPath] = useState(here());
+  const moved = useRef(false);
   const screens = who.admin ? SCREENS : SCREENS.slice(0, 1);
   const shown = screens.find((one) => one.path === path) ?? screens[0];
   const { data: others, fault } = useLoaded(async () => (who.admin ? (await part(import("./administration"))).SCREENS : {}), [who.admin]);
   useEffect(() => {
-    const moved = (): void => {
-      setPath(here());
-      requestAnimationFrame(() => document.getElementById("title")?.focus());
-    };
-    addEventListener("hashchange", moved);
-    return () => removeEventListener("hashchange", moved);
+    const move = (): void => (setPath(here()), void (moved.current = true));
+    addEventListener("hashchange", move);
+    return () => removeEventListener("hashchange", move);
   }, []);
   useEffect(() => void (document.title = `${shown?.name ?? ""} · Ragstone`), [shown]);
   const Shown = shown === screens[0] ? Ask : others?.[shown?.path ?? ""];
+  useEffect(() => (moved.current ? document.getElementById("title")?.focus() : undefined), [shown, Shown]);
   return (
     <div class="frame">
       <a class="skip" href="#title" onClick={(event) => (event.preventDefault(), document.getElementById("title")?.focus())}>

@@ -80,6 +80,7 @@ ROUTES = [
     Route("/admin/sync", runs.listing),
     Route("/admin/sync", runs.sync, methods=["POST"]),
     Route("/admin/sync/live", runs.follow),
+    Route("/admin/sync/stop", runs.stop, methods=["POST"]),
     Route("/admin/terms", models.terms, methods=["POST"]),
     Route("/admin/training", runs.listing),
     Route("/admin/training", runs.train, methods=["POST"]),

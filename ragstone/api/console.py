@@ -20,7 +20,7 @@ POLICY = (
     "default-src 'none'; script-src 'self' {script}; style-src 'self' {style}; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types dompurify"
 )
-"""Scripts and styles come from here and from nowhere else; those inside the page are the ones that were built, by their digests; HTML is set only
+"""Scripts and styles come from here and from nowhere else; those inside the page are the built ones, by their digests. HTML is set only
 once DOMPurify has cleaned it."""
 HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cross-origin-opener-policy": "same-origin"}
 FOR_GOOD = {**HEADERS, "cache-control": "public, max-age=31536000, immutable", "content-type": "text/javascript; charset=utf-8"}

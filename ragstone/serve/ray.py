@@ -478,7 +478,7 @@ class Server:
 
         passing, slots = sum(not answer.closed for answer in self._answers), self._order.kind.slots
         found = self._replicas.load(slots)
-        taken = [one.busy + one.waiting + passing for one in found]
+        taken = [(one.busy or 0) + (one.waiting or 0) + passing for one in found]
         name = f"{{}} on {get_node_ip_address()}".format
         return [Load(name(one.replica), one.cpu, min(n, slots), max(0, n - slots)) for one, n in zip(found, taken, strict=True)]
 

@@ -130,9 +130,9 @@ def held(page: Page) -> Iterator[None]:
     waiting: list[Route] = []
     page.route(FIRST_SCRIPT, lambda route: waiting.append(route))
     yield
-    page.unroute(FIRST_SCRIPT)
     for route in waiting:
         route.continue_()
+    page.unroute(FIRST_SCRIPT)
 
 
 SHAPE = """(parts) => [...document.querySelectorAll(parts)].map((one) =>

@@ -31,6 +31,7 @@ def test_an_answer_comes_with_its_source_marked_in_its_document(page: Page, plac
     expect(page.locator(".answer")).to_contain_text(TRUE)
     expect(page.locator(".footing")).to_contain_text(place.origin.release)
     expect(page.locator(".footing")).to_contain_text("cache: miss")
+    expect(page.get_by_role("list", name="Sources")).to_contain_text(re.compile(r"score \d\.\d{3} *\d\.\d\d"))
     page.get_by_label("Your question").focus()
     assert not browser.barriers(page)
     picture(page, "ask")

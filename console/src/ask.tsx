@@ -165,8 +165,10 @@ function Answer({ turn, html, consent, show }: { turn: Turn; html: ((text: strin
               <button type="button" class="plain" onClick={() => reveal(citation)}>
                 <span class="number">{citation.number}</span> {trail(citation.title, citation.path)} <span class="quiet">{citation.document}</span>
               </button>
-              {Boolean(citation.fused) && <span class="quiet">score {citation.fused?.toFixed(3)}</span>}
-              <Probability value={citation.score} />
+              <span>
+                {Boolean(citation.fused) && <span class="quiet">score {citation.fused?.toFixed(3)} </span>}
+                <Probability value={citation.score} />
+              </span>
             </li>
           ))}
         </ol>

@@ -1,10 +1,25 @@
-import { defineConfig } from "vite";
+import { defineConfig, type Plugin } from "vite";
 
-/** One script and one style sheet under fixed names: the origin serves exactly these, and a rebuild can be compared with what is kept.
+/** The style sheet goes into the page: what is drawn first waits for no other file. */
+const inlined: Plugin = {
+  name: "inlined",
+  enforce: "post",
+  generateBundle(_, bundle) {
+    const page = bundle["index.html"];
+    for (const file of Object.values(bundle)) {
+      if (page?.type !== "asset" || file.type !== "asset" || !file.fileName.endsWith(".css")) continue;
+      page.source = String(page.source).replace(/<link rel="stylesheet".*?>/, () => `<style>${String(file.source).trim()}</style>`);
+      delete bundle[file.fileName];
+    }
+  },
+};
 
-The licences of what the script holds lie beside it. */
+/** The page, and scripts that are named by their content: browsers keep those for good, and a rebuild can be compared with what is kept.
+
+The licences of what the scripts hold lie beside them. */
 export default defineConfig({
   base: "/console/",
+  plugins: [inlined],
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
   build: {
     target: "es2022",
@@ -13,7 +28,12 @@ export default defineConfig({
     assetsInlineLimit: 0,
     license: { fileName: "licenses.md" },
     rolldownOptions: {
-      output: { codeSplitting: false, entryFileNames: "console.js", assetFileNames: "console[extname]" },
+      output: {
+        hashCharacters: "hex",
+        entryFileNames: "console-[hash].js",
+        chunkFileNames: "[name]-[hash].js",
+        assetFileNames: "[name]-[hash][extname]",
+      },
     },
   },
 });

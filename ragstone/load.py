@@ -18,10 +18,10 @@ class Load:
     replica: str
     cpu: float | None
     """Per cent of the cores that it may take, since the last look; None at the first."""
-    busy: int
-    """Answers under way."""
-    waiting: int
-    """Questions that wait for one of its slots."""
+    busy: int | None = None
+    """Answers under way; None where that is not told."""
+    waiting: int | None = None
+    """Questions that wait for one of its slots, likewise."""
 
 
 @runtime_checkable

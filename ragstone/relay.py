@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from ragstone.access import Principal
 from ragstone.errors import Forbidden
 from ragstone.exchange import Exchange, Headers
 from ragstone.origins import Origins
 
-PAGE = frozenset({"/console", "/console/console.js", "/console/console.css"})
-"""The page: public, since it holds no data."""
+PAGE = "/console"
+"""It and its scripts are public, since they hold no data."""
+SCRIPT = re.compile(r"[a-z]+-[0-9a-f]{8}\.js")
+"""Names of the page's scripts: a word and the digest of the content."""
 EDGE = "/admin/edge"
 """The edge's own counts, which the origin does not know."""
 NAMES = ("canary", "diff", "documents", "live", "models", "promote", "releases", "rollback", "scores", "serving", "terms")
-RUNS = [f"{name}{part}" for name in ("exam", "forget", "sync", "training") for part in ("", "/live", "/stop")]
-ADMIN = frozenset(f"/admin/{name}" for name in (*NAMES, *RUNS))
+RUNS = [f"{name}{part}" for name in ("exam", "sync", "training") for part in ("", "/live", "/stop")]
+ADMIN = frozenset(f"/admin/{name}" for name in (*NAMES, *RUNS, "forget", "forget/live"))
 """With an administrator's key. What method each takes is the origin's to say."""
-ROUTES = PAGE | ADMIN | {EDGE}
+PRIVATE = ADMIN | {EDGE}
 HEADERS = (
     "content-type",
     "cache-control",
@@ -29,6 +32,11 @@ HEADERS = (
     "x-ragstone-release",
 )
 """What comes back of the origin's headers."""
+
+
+def page(path: str) -> bool:
+    """Whether it is the console's page or one of its scripts."""
+    return path == PAGE or (path.startswith(f"{PAGE}/") and SCRIPT.fullmatch(path, len(PAGE) + 1) is not None)
 
 
 def administer(principal: Principal) -> None:

@@ -59,8 +59,8 @@ class Reuse:
         if kept is None or not paraphrase.same(place.form, paraphrase.form(kept["question"])):
             return None
         telemetry.reused.inc()
-        scores = {hit.chunk.id: hit.score for hit in grounds.evidence}
-        citations = tuple(Citation(**{**one, "path": tuple(one["path"]), "score": scores[one["chunk"]]}) for one in kept["citations"])
+        found = {hit.chunk.id: {"score": hit.score, "fused": hit.fused} for hit in grounds.evidence}
+        citations = tuple(Citation(**{**one, "path": tuple(one["path"]), **found[one["chunk"]]}) for one in kept["citations"])
         return Answer(kept["text"], citations, kept["basis"], "stop", Usage(), grounds, kept["question"])
 
     def keep(self, place: Place, answer: Answer) -> None:

@@ -52,11 +52,12 @@ SPECS: dict[tuple[str, str], dict[str, Any]] = {
         "behavior": {"scaleDown": {"stabilizationWindowSeconds": None}},
     },
     ("v1", "Pod"): {"containers": [CONTAINER]},
+    ("metrics.k8s.io/v1beta1", "PodMetrics"): {},
 }
 
 
 def resource(kind: str) -> str:
-    return f"{kind.lower()}s"
+    return "pods" if kind == "PodMetrics" else f"{kind.lower()}s"
 
 
 def unknown(value: Any, known: Any, path: str) -> list[str]:
@@ -173,16 +174,20 @@ class Cluster:
         if method == "PATCH":
             return self._patch(key, namespace, query, told)
         if not name:
-            wanted = query.get("fieldSelector", "").partition("=")[2]
-            items = [self._look(one) for one in self.objects if one[0] == plural and wanted in ("", one[1])]
-            group, kind = next(one for one in SPECS if resource(one[1]) == plural)
-            return 200, {"kind": f"{kind}List", "apiVersion": group, "metadata": {"resourceVersion": "1"}, "items": items}
+            return 200, self._list("/".join(words[1:at]), plural, query)
         if key not in self.objects:
             return 404, status(404, "NotFound", f'{plural} "{name}" not found')
         if method == "DELETE":
             del self.objects[key]
             return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
         return 200, self._look(key)
+
+    def _list(self, group: str, plural: str, query: dict[str, str]) -> dict[str, Any]:
+        wanted, (label, _, value) = query.get("fieldSelector", "").partition("=")[2], query.get("labelSelector", "").partition("=")
+        kind = next(kind for version, kind in SPECS if version == group and resource(kind) == plural)
+        found = [(key, one) for key, one in self.objects.items() if one["kind"] == kind and wanted in ("", key[1])]
+        items = [self._look(key) for key, one in found if not label or one["metadata"].get("labels", {}).get(label) == value]
+        return {"kind": f"{kind}List", "apiVersion": group, "metadata": {"resourceVersion": "1"}, "items": items}
 
     def _patch(self, key: tuple[str, str], namespace: str, query: dict[str, str], told: dict[str, Any]) -> tuple[int, Any]:
         old = self.objects.get(key, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 
 from ragstone import access, relay, release
 from ragstone import runs as run_states
+from ragstone import store as stores
 from ragstone.api import app, live, runs
 from ragstone.corpus import labels
 from ragstone.errors import CorpusError
 from ragstone.show import Silence
 from tests.origins import Origin, Reply, Site, running, site, until
 from tests.speaker import Speaker
+from tests.topics import flood
 
 PRIMED = "How long is the feed pump primed?"
 ADMIN = [
@@ -55,8 +58,8 @@ def test_administration_needs_an_administrator(origin: Origin, path: str, method
     assert refusal(origin.request(method, path, body, token="")) == (401, "invalid_api_key")
 
 
-def test_the_edge_passes_all_of_administration() -> None:
-    assert {path for path, _ in ADMIN} <= relay.ROUTES
+def test_the_edge_passes_all_of_administration_and_nothing_else() -> None:
+    assert {path for path, _ in ADMIN} == relay.ADMIN
 
 
 def test_a_key_is_told_what_it_stands_for(origin: Origin) -> None:
@@ -113,6 +116,23 @@ def test_a_sync_names_only_files_that_the_key_may_read(origin: Origin) -> None:
         raise CorpusError("vault.md can't be read")
     assert "vault" not in synced(origin, everyone)["error"]
     assert "vault" in synced(origin, administrator(origin.site, ("managers", "public")))["error"]
+
+
+def test_a_sync_that_is_stopped_leaves_what_is_in_force_and_nothing_half(origin: Origin) -> None:
+    store, token, fresh = origin.site.store, administrator(origin.site), origin.site.docs / "fresh"
+    before = [stat.key for part in ("channels/", "releases/") for stat in store.list(part)]
+    flood(fresh)
+    try:
+        origin.request("POST", "/admin/sync", {}, token)
+        until(lambda: synced(origin, token)["stage"] in ("parse", "index"))
+        assert origin.request("POST", "/admin/sync/stop", {}, token).json["stopped"] == synced(origin, token)["id"]
+        until(lambda: synced(origin, token)["state"] == "stopped")
+        assert origin.request("POST", "/admin/sync/stop", {}, token).json["stopped"] is None
+        assert [stat.key for part in ("channels/", "releases/") for stat in store.list(part)] == before
+        found = {"/".join(stat.key.split("/")[:2]) for part in ("corpora/", "indexes/") for stat in store.list(part)}
+        assert not [folder for folder in found if not stores.published(store, folder)]
+    finally:
+        shutil.rmtree(fresh)
 
 
 def synced(origin: Origin, token: str) -> Any:

@@ -15,6 +15,7 @@ from ragstone import serve, service, store
 from ragstone.config import Settings, override
 from ragstone.errors import ConfigError, GeneratorError, ReleaseError
 from ragstone.kubectl import Kubectl
+from ragstone.load import Load
 from ragstone.serve import kserve
 from ragstone.store import Store
 from tests import kubernetes
@@ -104,14 +105,42 @@ def test_status_scale_logs_and_delete_are_kubectls(cluster: Cluster, settings: S
     assert service.status(opened, "v1") == f"{NAME}: Ready"
     service.scale(opened, "v1", 3)
     assert cluster.spec(NAME)["predictor"]["minReplicas"] == cluster.spec(NAME)["predictor"]["maxReplicas"] == 3
-    pod = {"metadata": {"name": "pod-1", "namespace": "models"}, "spec": {"containers": [{"name": "server"}]}}
-    cluster.objects["pods", "pod-1"] = {"apiVersion": "v1", "kind": "Pod", **pod}
-    (line,) = service.logs(settings, opened, "v1", 10)
-    assert line.endswith("said by pod-1")
+    runs(cluster, "pod-1", "0")
+    assert {line.partition(" ")[0] for line in service.logs(settings, opened, "v1", 10)} == {"[pod/pod-1/server]", "[pod/pod-1/proxy]"}
     kserve.remove(kept(opened))
     assert ("inferenceservices", NAME) not in cluster.objects
     assert service.status(opened, "v1") == f"{NAME} is not there"
     kserve.remove(kept(opened))
+
+
+def runs(cluster: Cluster, pod: str, used: str, service: str = NAME) -> None:
+    """A pod of a service with two containers, which request two cores and a half; the first uses so much, the other a quarter."""
+    meta = {"name": pod, "namespace": "models", "labels": {"serving.kserve.io/inferenceservice": service}}
+    containers = [{"name": name, "resources": {"requests": {"cpu": cpu}}} for name, cpu in (("server", "2"), ("proxy", "500m"))]
+    measured = [{"name": name, "usage": {"cpu": cpu, "memory": "9Mi"}} for name, cpu in (("server", used), ("proxy", "250000000n"))]
+    cluster.objects["pods", pod] = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": containers}}
+    told = {"apiVersion": "metrics.k8s.io/v1beta1", "kind": "PodMetrics", "metadata": meta, "containers": measured}
+    cluster.objects["measured", pod] = {**told, "timestamp": "2026-11-26T10:00:00Z", "window": "15s"}
+
+
+def test_each_pod_tells_what_it_takes_of_the_cores_that_it_requests(
+    cluster: Cluster, settings: Settings, opened: Store, tmp_path: Path
+) -> None:
+    deployed(settings, opened, tmp_path)
+    runs(cluster, "pod-1", "1")
+    runs(cluster, "pod-2", "2250m")
+    runs(cluster, "stranger", "1", "another")
+    made = kserve.connect(override(settings, "serve", url=kept(opened)))
+    assert made.load() == [Load("pod pod-1", 50.0), Load("pod pod-2", 100.0)]
+    asked = len(cluster.asked)
+    assert len(made.load()) == 2
+    assert len(cluster.asked) == asked
+
+
+def test_a_cluster_that_tells_nothing_of_its_pods_is_no_error(cluster: Cluster, settings: Settings, opened: Store, tmp_path: Path) -> None:
+    deployed(settings, opened, tmp_path)
+    cluster.refuses.add("GET")
+    assert kserve.connect(override(settings, "serve", url=kept(opened))).load() == []
 
 
 def test_without_kserve_it_is_scaled_by_its_deployment_and_the_autoscaler_goes(

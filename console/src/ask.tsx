@@ -3,8 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import { ask, events, open, type Fault } from "./api";
-import { html } from "./markdown";
-import { asFault, Probability, Problem, Screen, trail, useLoaded } from "./parts";
+import { asFault, part, Probability, Problem, Screen, trail, useLoaded } from "./parts";
 import { type Place, Source } from "./source";
 import type { Citation, Delta, Names, Told } from "./types";
 
@@ -19,6 +18,7 @@ interface Turn {
 
 export function Ask() {
   const { data: names, fault, again } = useLoaded((signal) => ask<Names>("/v1/models", undefined, signal), []);
+  const markdown = useLoaded(() => part(import("./markdown")), []);
   const [model, setModel] = useState("");
   const [turns, setTurns] = useState<Turn[]>([]);
   const [consent, setConsent] = useState(false);
@@ -44,9 +44,10 @@ export function Ask() {
   return (
     <Screen title="Ask" lead="Answers from your documents, each sentence with its source.">
       <Problem fault={fault} again={again} />
+      <Problem fault={markdown.fault} again={() => location.reload()} />
       <div class="turns" aria-live="polite" aria-busy={busy}>
         {turns.map((turn, at) => (
-          <Answer key={at} turn={turn} consent={consent} show={setPlace} />
+          <Answer key={at} turn={turn} html={markdown.data?.html} consent={consent} show={setPlace} />
         ))}
       </div>
       <Composer busy={busy} put={(question) => void put(question)} stop={() => leaving.current.abort()} />
@@ -135,7 +136,8 @@ function Composer({ busy, put, stop }: { busy: boolean; put: (question: string) 
   );
 }
 
-function Answer({ turn, consent, show }: { turn: Turn; consent: boolean; show: (place: Place) => void }) {
+/** Until `html` is there, an answer is its plain text. */
+function Answer({ turn, html, consent, show }: { turn: Turn; html: ((text: string) => string) | undefined; consent: boolean; show: (place: Place) => void }) {
   const { told } = turn;
   function reveal(citation: Citation | undefined): void {
     if (citation && told) show({ ...citation, release: told.release });
@@ -148,7 +150,11 @@ function Answer({ turn, consent, show }: { turn: Turn; consent: boolean; show: (
     <article class="turn">
       <h2>{turn.question}</h2>
       {told?.rewritten && <p class="quiet">Searched for: {told.question}</p>}
-      <div class={told?.abstained ? "answer abstained" : "answer"} onClick={pressed} dangerouslySetInnerHTML={{ __html: html(turn.text) }} />
+      {html ? (
+        <div key="html" class={told?.abstained ? "answer abstained" : "answer"} onClick={pressed} dangerouslySetInnerHTML={{ __html: html(turn.text) }} />
+      ) : (
+        <p key="text">{turn.text}</p>
+      )}
       {!turn.done && <p class="quiet">Reading the documents…</p>}
       <Problem fault={turn.fault} />
       {told?.abstained && <Abstention told={told} />}
@@ -159,7 +165,10 @@ function Answer({ turn, consent, show }: { turn: Turn; consent: boolean; show: (
               <button type="button" class="plain" onClick={() => reveal(citation)}>
                 <span class="number">{citation.number}</span> {trail(citation.title, citation.path)} <span class="quiet">{citation.document}</span>
               </button>
-              <Probability value={citation.score} />
+              <span>
+                {Boolean(citation.fused) && <span class="quiet">score {citation.fused?.toFixed(3)} </span>}
+                <Probability value={citation.score} />
+              </span>
             </li>
           ))}
         </ol>

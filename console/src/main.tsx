@@ -1,30 +1,25 @@
 /** The frame: who is signed in, which screen is shown, and the way between them. */
 
-import { type ComponentType, render } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { render } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import { ask, type Fault } from "./api";
 import { Ask } from "./ask";
-import { Documents } from "./documents";
-import { Evaluation } from "./exam";
-import { Models } from "./models";
-import { asFault, Problem } from "./parts";
-import { Releases } from "./releases";
-import { Retrieve } from "./retrieve";
-import { Serving } from "./serving";
+import { asFault, part, Problem, Screen, useLoaded } from "./parts";
 import { session } from "./session";
 import { SignIn } from "./signin";
 import "./style.css";
 import type { Key } from "./types";
 
-const SCREENS: { path: string; name: string; screen: ComponentType; admin: boolean }[] = [
-  { path: "ask", name: "Ask", screen: Ask, admin: false },
-  { path: "retrieve", name: "Retrieval test", screen: Retrieve, admin: true },
-  { path: "releases", name: "Releases", screen: Releases, admin: true },
-  { path: "documents", name: "Documents", screen: Documents, admin: true },
-  { path: "models", name: "Models", screen: Models, admin: true },
-  { path: "exam", name: "Evaluation", screen: Evaluation, admin: true },
-  { path: "serving", name: "Serving and edge", screen: Serving, admin: true },
+/** As `index.html` draws them before this script is there; all but the first are an administrator's. */
+const SCREENS = [
+  { path: "ask", name: "Ask" },
+  { path: "retrieve", name: "Retrieval test" },
+  { path: "releases", name: "Releases" },
+  { path: "documents", name: "Documents" },
+  { path: "models", name: "Models" },
+  { path: "exam", name: "Evaluation" },
+  { path: "serving", name: "Serving and edge" },
 ];
 
 const here = (): string => location.hash.replace(/^#\/?/, "");
@@ -69,18 +64,18 @@ function Console() {
 
 function Frame({ who, leave }: { who: Key; leave: () => void }) {
   const [path, setPath] = useState(here());
-  const screens = SCREENS.filter((one) => who.admin || !one.admin);
+  const moved = useRef(false);
+  const screens = who.admin ? SCREENS : SCREENS.slice(0, 1);
   const shown = screens.find((one) => one.path === path) ?? screens[0];
+  const { data: others, fault } = useLoaded(async () => (who.admin ? (await part(import("./administration"))).SCREENS : {}), [who.admin]);
   useEffect(() => {
-    const moved = (): void => {
-      setPath(here());
-      requestAnimationFrame(() => document.getElementById("title")?.focus());
-    };
-    addEventListener("hashchange", moved);
-    return () => removeEventListener("hashchange", moved);
+    const move = (): void => (setPath(here()), void (moved.current = true));
+    addEventListener("hashchange", move);
+    return () => removeEventListener("hashchange", move);
   }, []);
   useEffect(() => void (document.title = `${shown?.name ?? ""} · Ragstone`), [shown]);
-  const Shown = shown?.screen ?? Ask;
+  const Shown = shown === screens[0] ? Ask : others?.[shown?.path ?? ""];
+  useEffect(() => (moved.current ? document.getElementById("title")?.focus() : undefined), [shown, Shown]);
   return (
     <div class="frame">
       <a class="skip" href="#title" onClick={(event) => (event.preventDefault(), document.getElementById("title")?.focus())}>
@@ -105,9 +100,18 @@ function Frame({ who, leave }: { who: Key; leave: () => void }) {
         </p>
       </nav>
       <main>
-        <Shown />
+        {Shown ? <Shown /> : <Awaited name={shown?.name ?? ""} fault={fault} />}
       </main>
     </div>
+  );
+}
+
+/** A screen whose script is on its way. Where it can't be had, a newer console may be served by now. */
+function Awaited({ name, fault }: { name: string; fault: Fault | null }) {
+  return (
+    <Screen title={name} lead="">
+      <Problem fault={fault} again={() => location.reload()} />
+    </Screen>
   );
 }
 

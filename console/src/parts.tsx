@@ -27,6 +27,13 @@ export function useLoaded<T>(load: (signal: AbortSignal) => Promise<T>, on: read
   return { data, fault, again: useCallback(() => setTurn((now) => now + 1), []) };
 }
 
+/** A part of this page that has a file of its own. Raises a `Fault` when it can't be had: after an upgrade its name is another one. */
+export async function part<T>(file: Promise<T>): Promise<T> {
+  return file.catch(() => {
+    throw new Fault("A part of this page can't be loaded. The service may be restarting, or be newer than the page.", 0, "unreachable");
+  });
+}
+
 export function asFault(error: unknown): Fault {
   return error instanceof Fault ? error : new Fault(error instanceof Error ? error.message : String(error), 0, "");
 }

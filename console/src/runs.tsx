@@ -87,10 +87,17 @@ export function UnderWay({ name, run, again, children }: { name?: string; run: R
       </p>
       <progress aria-label="How far it is" max={1} value={share} />
       {children}
-      {name && <Act name="Stop" sure="Stop it? What it has learned or answered so far is kept, and the same run goes on from there." path={`/admin/${name}/stop`} body={{}} done={again} />}
+      {name && <Act name="Stop" sure={`Stop it? ${STOPPED[name] ?? ""}`} path={`/admin/${name}/stop`} body={{}} done={again} />}
     </section>
   );
 }
+
+/** What becomes of one that is stopped. */
+const STOPPED: Record<string, string> = {
+  training: "What it has learned so far is kept, and the same run goes on from there.",
+  exam: "What it has answered so far is kept, and the same run goes on from there.",
+  sync: "What is in force stays as it is. The next sync copies only what is not copied yet.",
+};
 
 const STAGES: Record<string, string> = {
   "": "starting",

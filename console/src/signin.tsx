@@ -1,16 +1,24 @@
 /** Sign-in by an API key. Whether it may administer is the service's to say. */
 
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 
 import { ask, type Fault } from "./api";
 import { asFault, Problem } from "./parts";
 import { session } from "./session";
 import type { Key } from "./types";
 
+/** What was typed before this script was there. */
+const already = (): string => document.querySelector<HTMLInputElement>("#key")?.value ?? "";
+
 export function SignIn({ begin }: { begin: (key: Key) => void }) {
-  const [typed, setTyped] = useState("");
+  const [typed, setTyped] = useState(already);
   const [fault, setFault] = useState<Fault | null>(null);
   const [busy, setBusy] = useState(false);
+
+  useEffect(() => {
+    document.title = "Sign in · Ragstone";
+    document.getElementById("key")?.focus(); // the browser does so for the first field of a page alone, not after a sign-out
+  }, []);
 
   async function enter(event: Event): Promise<void> {
     event.preventDefault();

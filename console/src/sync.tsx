@@ -48,7 +48,7 @@ export function Sync({ release, again }: { release: string | undefined; again: (
 
 function Reading({ run, look }: { run: Run; look: () => void }) {
   return (
-    <UnderWay run={run} again={look}>
+    <UnderWay name="sync" run={run} again={look}>
       {run.note && (
         <p>
           At <code>{run.note}</code>

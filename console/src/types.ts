@@ -20,6 +20,8 @@ export interface Passage {
 export interface Citation extends Passage {
   number: number;
   score: number;
+  /** What the passages were ordered by; 0 or absent where the origin does not tell. */
+  fused?: number;
 }
 
 export interface Told {

@@ -79,7 +79,7 @@ def told(answer: Answer) -> dict[str, Any]:
         "abstained": answer.basis == "abstained",
         "best": round(grounds.best, 4),
         "threshold": grounds.threshold,
-        "citations": [asdict(citation) | {"score": round(citation.score, 4)} for citation in answer.citations],
+        "citations": [asdict(one) | {"score": round(one.score, 4), "fused": round(one.fused, 6)} for one in answer.citations],
         **({"reused": answer.reused} if answer.reused else {}),
     }
 

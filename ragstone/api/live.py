@@ -48,6 +48,7 @@ async def _events(here: Origin, principal: Principal) -> AsyncIterator[bytes]:
 
 async def _figures(here: Origin, principal: Principal) -> dict[str, Any]:
     record, waiting = here.releases.record, here.threads.statistics()
+    generators = dict(here.releases.generators)
     release = await here.compute(lambda: records.load(here.store, record.release)) if record else None
     return {
         "at": time.time(),
@@ -55,7 +56,7 @@ async def _figures(here: Origin, principal: Principal) -> dict[str, Any]:
         "number": record.number if record else None,
         "reason": here.releases.reason,
         "versions": dict(release.generator) if release else {},
-        "replicas": [row for version, generator in here.releases.generators.items() for row in _busy(version, generator)],
+        "replicas": await here.compute(lambda: [row for version, generator in generators.items() for row in _busy(version, generator)]),
         "retrieving": waiting.borrowed_tokens,
         "queue": waiting.tasks_waiting,
         "samples": telemetry.samples(),

@@ -211,7 +211,7 @@ class Edge:
 
     async def _route(self, exchange: Exchange) -> None:
         path = exchange.path
-        if path in relay.ROUTES:
+        if path in relay.PRIVATE or relay.page(path):
             return await self._home(exchange)
         method = METHODS.get(path) or ("GET" if MODEL.fullmatch(path) else "")
         if not method:
@@ -240,7 +240,7 @@ class Edge:
 
     async def _home(self, exchange: Exchange) -> None:
         """The console and what it administers: never cached, and refused here to who is no administrator."""
-        if exchange.path not in relay.PAGE:
+        if not relay.page(exchange.path):
             await self._release()
             relay.administer((await self._admit(exchange))[0])
         if exchange.path == relay.EDGE:
@@ -451,8 +451,9 @@ class Edge:
 
 def _named(path: str) -> str:
     """What the route is called in the metrics."""
-    known = path in METHODS or path in relay.ROUTES
-    return path if known else "/v1/models/{model}" if MODEL.fullmatch(path) else "other"
+    if path in METHODS or path in relay.PRIVATE or path == relay.PAGE:
+        return path
+    return "/console/{name}" if relay.page(path) else "/v1/models/{model}" if MODEL.fullmatch(path) else "other"
 
 
 def _question(exchange: Exchange, principal: Principal, budget: Budget, data: bytes, max_tokens: int) -> Question:

@@ -59,7 +59,10 @@ class Grounds:
 
 @dataclass(frozen=True)
 class Citation:
-    """`[number]` in the text: a passage of a document. `start` and `end` are character offsets into the document's text."""
+    """`[number]` in the text: a passage of a document. `start` and `end` are character offsets into the document's text.
+
+    `score` is the calibrated P(relevant), `fused` what the passage was ordered by.
+    """
 
     number: int
     chunk: str
@@ -70,6 +73,7 @@ class Citation:
     end: int
     score: float
     text: str
+    fused: float = 0.0
 
 
 @dataclass(frozen=True)

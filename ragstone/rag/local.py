@@ -358,4 +358,4 @@ def _finished(text: str, numbers: set[int], basis: Basis, finish: str, usage: Us
 
 def _citation(number: int, hit: Hit) -> Citation:
     chunk = hit.chunk
-    return Citation(number, chunk.id, chunk.document, chunk.title, chunk.path, chunk.start, chunk.end, hit.score, chunk.text)
+    return Citation(number, chunk.id, chunk.document, chunk.title, chunk.path, chunk.start, chunk.end, hit.score, chunk.text, hit.fused)

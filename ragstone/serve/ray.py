@@ -13,10 +13,12 @@ import asyncio
 import functools
 import hashlib
 import json
+import logging
 import os
 import secrets
 import socket
 import time
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -35,6 +37,7 @@ from ragstone.completions import Completions, Endpoint, Patience
 from ragstone.config import Settings, load, override
 from ragstone.connect import is_here, scheme
 from ragstone.errors import ConfigError, GeneratorError, Unauthorized
+from ragstone.load import Load
 from ragstone.raycluster import HERE
 from ragstone.replica import Replica
 from ragstone.replicas import LOAD, Replicas
@@ -48,8 +51,11 @@ RETRIES = 2
 """How often Ray starts a replica that fails before it gives the application up."""
 LOOK_BACK = 2.0
 """Seconds over which Ray averages the use of the CPU; it looks five times as often."""
+GLANCE = 2.0
+"""Seconds in which replicas say how busy they are, or are not told of."""
 ELSEWHERE = {"runtime_env": {"env_vars": dict(raycluster.PACE)}}
 """What a replica needs on a cluster that was not started here."""
+log = logging.getLogger(__name__)
 EXAMPLE = "--to ray, or ray+gcs://127.0.0.1:6379 for a cluster"
 
 
@@ -201,6 +207,14 @@ class RayGenerator:
         except GeneratorError:
             return False
 
+    def load(self) -> list[Load]:
+        """How busy each replica is, wherever it runs; nothing while they can't be asked."""
+        try:
+            return list(_on(self.place, loads, self.order.app))
+        except (GeneratorError, TimeoutError) as error:
+            log.warning("replicas of %s do not tell how busy they are: %s", self.order.app, error)
+            return []
+
     async def close(self) -> None:
         """End the application that runs in this process's own Ray; a cluster keeps its own."""
         await self._completions.close()
@@ -309,6 +323,18 @@ def told(app: str) -> str:
     states: Mapping[str, int] = parts.replica_states if parts else {}
     why = found.message or (parts.message if parts else "")
     return f"{app} is {found.status.value}{f': {why}' if why else ''} ({states.get('RUNNING', 0)} of {sum(states.values())} replicas)"
+
+
+def loads(app: str) -> list[Load]:
+    """What each replica says of itself. Raises `GeneratorError`, and `TimeoutError` when one is silent."""
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        told = serve.get_deployment_handle(PART, app).broadcast("load").results(timeout_s=GLANCE)
+    except (RayServeException, KeyError) as error:  # it has no replica now, or is gone
+        raise GeneratorError(f"{app} has no replica that could be asked", retryable=True) from error
+    return sorted((load for replica in told for load in replica), key=lambda load: load.replica)
 
 
 def fix(app: str, count: int) -> None:
@@ -424,6 +450,7 @@ class Server:
         self._replicas = Replicas(replace(order.kind, weights=str(path)), Bounds(), self._cores)
         await self._replicas.start()
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None))
+        self._answers = weakref.WeakSet[aiohttp.ClientResponse]()
         self._used, self._looked = self._replicas.used(), time.monotonic()
 
     async def __call__(self, request: Request) -> Response:
@@ -435,6 +462,7 @@ class Server:
             url = endpoint.url.removesuffix("/v1") + path
             headers = {**endpoint.headers, "content-type": "application/json"}
             answer = await self._session.request(request.method, url, data=await request.body(), headers=headers)
+        self._answers.add(answer)
         return StreamingResponse(_passed(answer), answer.status, media_type=answer.headers.get("content-type"))
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -443,6 +471,16 @@ class Server:
         self._used, self._looked = self._replicas.used(), time.monotonic()
         busy = sum(seconds - before[pid] for pid, seconds in self._used.items() if pid in before)
         return {"cpu": 100 * busy / ((self._looked - since) * self._cores)}
+
+    async def load(self) -> list[Load]:
+        """How busy it is: with requests that llama.cpp has not begun to answer, and answers that are passed on."""
+        from ray.util import get_node_ip_address
+
+        passing, slots = sum(not answer.closed for answer in self._answers), self._order.kind.slots
+        found = self._replicas.load(slots)
+        taken = [(one.busy or 0) + (one.waiting or 0) + passing for one in found]
+        name = f"{{}} on {get_node_ip_address()}".format
+        return [Load(name(one.replica), one.cpu, min(n, slots), max(0, n - slots)) for one, n in zip(found, taken, strict=True)]
 
     async def told(self) -> Order:
         """What it runs."""

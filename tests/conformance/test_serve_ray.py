@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,10 +23,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner
 
-from ragstone import config, project, raycluster, serve, service, store
+from ragstone import access, config, project, raycluster, serve, service, store
 from ragstone.cli import app
 from ragstone.config import Serve, Settings
 from ragstone.errors import ConfigError, GeneratorError, ReleaseError
+from ragstone.load import Load
 from ragstone.serve import Sampling, ray
 from ragstone.serve.ray import RayGenerator
 from ragstone.show import Silence
@@ -153,6 +155,15 @@ def origin(generator: RayGenerator, tmp_path_factory: pytest.TempPathFactory) ->
     ray.remove(url)
 
 
+def test_the_console_is_told_of_each_replica_on_the_cluster(origin: Origin) -> None:
+    token, _ = access.create(
+        origin.site.settings.keys_folder, origin.site.store, tenant="local", groups=("public",), rpm=10**6, tpm=10**9, expires=0, admin=True
+    )
+    (row,) = origin.request("GET", "/admin/serving", token=token).json["replicas"]
+    assert re.fullmatch(r"process \d+ on 127.0.0.1", row["replica"])
+    assert (row["busy"], row["waiting"]) == (0, 0)
+
+
 def deploy(origin: Origin, folder: Path, cluster: str, **told: str) -> None:
     """Version v2, as `ragstone deploy` does it, with little patience."""
     settings = config.override(origin.site.settings, "serve", timeout=5.0)
@@ -224,6 +235,34 @@ def test_a_load_adds_a_replica_and_its_end_takes_it_away(generator: RayGenerator
         await made.close()
 
     loop.run(case())
+
+
+def test_each_replica_tells_what_it_takes_of_the_cpu_and_how_busy_it_is(generator: RayGenerator, loop: asyncio.Runner) -> None:  # noqa: F811
+    async def looked() -> Load:
+        (found,) = await asyncio.to_thread(generator.load)
+        return found
+
+    async def until(true: Callable[[Load], bool]) -> Load:
+        async with asyncio.timeout(60):
+            while not true(found := await looked()):
+                await asyncio.sleep(0.2)
+        return found
+
+    async def case() -> None:
+        questions = [asyncio.create_task(answer(generator, VALVE, Sampling(max_tokens=400))) for _ in range(3)]
+        most = await until(lambda load: load.busy == 2 and load.waiting == 1 and bool(load.cpu))
+        assert re.fullmatch(r"process \d+ on 127.0.0.1", most.replica)
+        assert 0 < (most.cpu or 0) < 150
+        for question in questions:
+            question.cancel()
+        await asyncio.gather(*questions, return_exceptions=True)
+        await until(lambda load: load.busy == load.waiting == 0 and load.cpu is not None and load.cpu < 5)
+
+    loop.run(case())
+
+
+def test_replicas_that_are_gone_tell_nothing(generator: RayGenerator) -> None:
+    assert RayGenerator(ray.read("ray?app=nowhere"), Settings(serve=Serve(url="ray?app=nowhere"))).load() == []
 
 
 def test_only_who_has_the_key_can_ask(generator: RayGenerator, loop: asyncio.Runner) -> None:  # noqa: F811

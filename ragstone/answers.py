@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-import aiohttp
 import orjson
 
 from ragstone import replay, telemetry
@@ -16,6 +15,7 @@ from ragstone.cache import Entry
 from ragstone.errors import GeneratorError, OriginError, RagstoneError
 from ragstone.exchange import Headers
 from ragstone.flight import Flight
+from ragstone.pool import Response
 from ragstone.wire import CACHE, RELEASE, REUSED, EventReader, sse
 
 RETURNED = ("content-type", "etag", "retry-after", RELEASE, REUSED)
@@ -59,11 +59,11 @@ End = Answered | Refusal | RagstoneError
 Answer = Flight[Head, Event, End]
 
 
-async def read(flight: Answer, response: aiohttp.ClientResponse, begun: float) -> End:
+async def read(flight: Answer, response: Response, begun: float) -> End:
     """The stream to its end, told to the flight event by event; it was asked for at `begun`, in Unix seconds."""
     head = Head(*(response.headers.get(name, "") for name in (RELEASE, "etag", REUSED)))
     reader, fold, size = EventReader(), replay.Fold(), 0
-    async for part in response.content.iter_any():
+    while part := await response.read():
         size += len(part)
         if size > LARGEST:
             raise OriginError(f"the origin's answer is over {LARGEST} bytes")
@@ -85,7 +85,7 @@ async def read(flight: Answer, response: aiohttp.ClientResponse, begun: float) -
     return Answered(entry, "miss", fold.tokens, keep)
 
 
-def confirmed(entry: Entry, response: aiohttp.ClientResponse) -> Answered:
+def confirmed(entry: Entry, response: Response) -> Answered:
     """The entry as the release that confirmed it gives it."""
     release = response.headers.get(RELEASE, "")
     if not release:
@@ -94,28 +94,17 @@ def confirmed(entry: Entry, response: aiohttp.ClientResponse) -> Answered:
     return Answered(renewed, "revalidated", 0)
 
 
-async def refusal(response: aiohttp.ClientResponse) -> Refusal:
+async def refusal(response: Response) -> Refusal:
     """The origin's own error. Raises `OriginError` when it is not one in JSON."""
-    body = await whole(response)
+    body = await response.all(LARGEST)
     if response.status < 400 or "json" not in response.headers.get("content-type", ""):
         raise OriginError(f"the origin answered {response.status} without an error in JSON")
     return Refusal(response.status, returned(response), body)
 
 
-def returned(response: aiohttp.ClientResponse) -> Headers:
+def returned(response: Response) -> Headers:
     """What the caller is told of the origin's headers: nothing but what the contract names."""
     return [(name.encode(), response.headers[name].encode()) for name in RETURNED if name in response.headers]
-
-
-async def whole(response: aiohttp.ClientResponse) -> bytes:
-    """The response's body. Raises `OriginError` when it is too large to be an answer."""
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > LARGEST:
-            raise OriginError(f"the origin's answer is over {LARGEST} bytes")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def validators(made: Head | Entry) -> Headers:
@@ -169,8 +158,11 @@ def _event(data: bytes, chunk: dict[str, Any]) -> Event:
     return whole, whole if rest is data else b"" if rest is None else sse(rest)
 
 
-async def _drain(response: aiohttp.ClientResponse) -> None:
+async def _drain(response: Response) -> None:
     """Read what follows `[DONE]`, so that the connection is used again and the origin does not see its caller hang up."""
-    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+    if response.whole:
+        return
+    with contextlib.suppress(TimeoutError, OriginError):
         async with asyncio.timeout(1):
-            await response.content.read()
+            while await response.read():
+                pass

@@ -6,14 +6,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-
-import aiohttp
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from ragstone import telemetry
 from ragstone.errors import OriginError
 from ragstone.origin import Origin, Pointer
+from ragstone.pool import Response
 
 FAULTS = 3
 """Failures in a row after which an origin rests."""
@@ -65,11 +64,10 @@ class Order:
 
 @dataclass
 class Held:
-    """A response whose body is unread, and what is to be closed after it."""
+    """A response whose body is unread, to be closed, and whose it is."""
 
-    response: aiohttp.ClientResponse
+    response: Response
     circuit: Circuit
-    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
 
 class Origins:
@@ -80,14 +78,9 @@ class Origins:
         self._hedge = hedge
         self._waits: deque[float] = deque(maxlen=KNOWN)
 
-    async def open(self) -> None:
-        """Be ready to ask. Nothing is sent."""
+    def close(self) -> None:
         for circuit in self._circuits:
-            await circuit.origin.open()
-
-    async def close(self) -> None:
-        for circuit in self._circuits:
-            await circuit.origin.close()
+            circuit.origin.close()
 
     async def pointer(self, timeout: float) -> Pointer:
         """What is in force, by the first origin that says it. Raises `OriginError` when none does."""
@@ -114,7 +107,7 @@ class Origins:
         total: float | None = None,
         *,
         hedge: bool = False,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[Response]:
         """The first response, its body unread. With `hedge`, and when hedging is on, one that is late is raced by a second request.
 
         Raises `OriginError` when no origin answers, and when the one that did breaks off.
@@ -122,11 +115,12 @@ class Origins:
         order = Order(method, path, headers, body, total)
         held = await (self._raced(order) if hedge and self._hedge else self._first(order, self._order()))
         try:
-            async with held.stack:
-                yield held.response
+            yield held.response
         except OriginError:
             held.circuit.failed(time.monotonic())
             raise
+        finally:
+            held.response.close()
 
     def _order(self) -> list[Circuit]:
         now = time.monotonic()
@@ -144,15 +138,14 @@ class Origins:
                 continue
             if held.response.status not in AWAY or last:
                 return held
-            await held.stack.aclose()
+            held.response.close()
         raise OriginError("there is no origin", status=503)
 
     async def _open(self, order: Order, circuit: Circuit) -> Held:
-        stack, began = AsyncExitStack(), time.monotonic()
+        began = time.monotonic()
         circuit.tried(began)
-        asking = circuit.origin.ask(order.method, order.path, order.headers, order.body, order.total)
         try:
-            response = await stack.enter_async_context(asking)
+            response = await circuit.origin.ask(order.method, order.path, order.headers, order.body, order.total)
         except OriginError:
             circuit.failed(time.monotonic())
             raise
@@ -161,7 +154,7 @@ class Origins:
         else:
             circuit.answered()
             self._waits.append(time.monotonic() - began)
-        return Held(response, circuit, stack)
+        return Held(response, circuit)
 
     async def _raced(self, order: Order) -> Held:
         """The first response; a second request goes to the next origin once the first is later than 19 of 20 were."""
@@ -197,4 +190,4 @@ async def _end(racing: set[asyncio.Task[Held]]) -> None:
         task.cancel()
     for held in await asyncio.gather(*racing, return_exceptions=True):
         if isinstance(held, Held):
-            await held.stack.aclose()
+            held.response.close()

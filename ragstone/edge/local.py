@@ -153,14 +153,13 @@ class Edge:
     async def _live(self, receive: Receive, send: Send) -> None:
         """Startup, the watch over the release pointer, shutdown. An origin that is down does not keep the edge from starting."""
         await receive()
-        await self._origin.open()
         await self._check()
         watch = asyncio.create_task(self._watch())
         await send({"type": "lifespan.startup.complete"})
         await receive()
         watch.cancel()
         await self._flights.close()
-        await self._origin.close()
+        self._origin.close()
         if self._log:
             self._log.close()
         if self._shared:
@@ -273,7 +272,7 @@ class Edge:
         try:
             asking = self._origin.ask(exchange.method, exchange.path, _forwarded(exchange), body, self._settings.timeout)
             async with self._turn(principal), asking as response:
-                answer = await answers.whole(response)
+                answer = await response.all(answers.LARGEST)
             used = answers.used(answer)
         finally:
             await budget.settle(reservation, used)

@@ -54,7 +54,7 @@ class Refusal:
 
 
 Event = tuple[bytes, bytes]
-"""One chunk as an event, with the usage and without; the latter is empty when nothing else was in it."""
+"""Chunks that came together as events, with the usage and without; the latter is empty when nothing else was in them."""
 End = Answered | Refusal | RagstoneError
 Answer = Flight[Head, Event, End]
 
@@ -67,14 +67,15 @@ async def read(flight: Answer, response: Response, begun: float) -> End:
         size += len(part)
         if size > LARGEST:
             raise OriginError(f"the origin's answer is over {LARGEST} bytes")
+        taken: list[tuple[bytes, dict[str, Any]]] = []
         for data in _events(reader, part):
             chunk = _chunk(data)
             if chunk.get("error"):
+                _tell(flight, head, taken)
                 return Refusal(502, [JSON], data)
             fold.add(chunk)
-            if flight.head is None:
-                flight.open(head)
-            flight.add(_event(data, chunk))
+            taken.append((data, chunk))
+        _tell(flight, head, taken)
         if reader.done:
             await _drain(response)
             break
@@ -153,9 +154,19 @@ def _chunk(data: bytes) -> dict[str, Any]:
     return chunk
 
 
-def _event(data: bytes, chunk: dict[str, Any]) -> Event:
-    whole, rest = sse(data), replay.without_usage(data, chunk)
-    return whole, whole if rest is data else b"" if rest is None else sse(rest)
+def _tell(flight: Answer, head: Head, taken: list[tuple[bytes, dict[str, Any]]]) -> None:
+    if taken and flight.head is None:
+        flight.open(head)
+    if taken:
+        flight.add(_event(taken))
+
+
+def _event(taken: list[tuple[bytes, dict[str, Any]]]) -> Event:
+    whole = b"".join([sse(data) for data, _ in taken])
+    if not any("usage" in chunk for _, chunk in taken):
+        return whole, whole
+    rest = [replay.without_usage(data, chunk) for data, chunk in taken]
+    return whole, b"".join([sse(data) for data in rest if data is not None])
 
 
 async def _drain(response: Response) -> None:

@@ -42,7 +42,10 @@ class Fold:
         """Take in the next chunk. Raises `ValueError` or `TypeError` when it is none."""
         for choice in chunk.get("choices") or ():
             self._add(choice)
-        self._top |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
+        top = self._top
+        for name, value in chunk.items():
+            if value is not None and name != "choices":
+                top[name] = value
 
     def completion(self) -> JSON:
         """The completion so far, choices by their index."""

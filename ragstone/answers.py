@@ -63,6 +63,8 @@ async def read(flight: Answer, response: Response, begun: float) -> End:
     """The stream to its end, told to the flight event by event; it was asked for at `begun`, in Unix seconds."""
     head = Head(*(response.headers.get(name, "") for name in (RELEASE, "etag", REUSED)))
     reader, fold, size = EventReader(), replay.Fold(), 0
+    flight.hurry = lambda: response.patient(False)
+    response.patient(not flight.live)
     while part := await response.read():
         size += len(part)
         if size > LARGEST:
@@ -162,8 +164,8 @@ def _tell(flight: Answer, head: Head, taken: list[tuple[bytes, dict[str, Any]]])
 
 
 def _event(taken: list[tuple[bytes, dict[str, Any]]]) -> Event:
-    whole = b"".join([sse(data) for data, _ in taken])
-    if not any("usage" in chunk for _, chunk in taken):
+    whole = sse(taken[0][0]) if len(taken) == 1 else b"".join([sse(data) for data, _ in taken])
+    if not [chunk for _, chunk in taken if "usage" in chunk]:
         return whole, whole
     rest = [replay.without_usage(data, chunk) for data, chunk in taken]
     return whole, b"".join([sse(data) for data in rest if data is not None])

@@ -20,6 +20,10 @@ class Flight(Generic[Head, Event, End]):
         self.head: Head | None = None
         self.events: list[Event] = []
         self.end: End | None = None
+        self.live = False
+        """Whether anybody follows it while it is made, …"""
+        self.hurry: Callable[[], None] = lambda: None
+        """… and what is to be called once somebody does."""
         self._waiting: list[asyncio.Future[None]] = []
         self._landed = asyncio.Event()
 
@@ -40,6 +44,7 @@ class Flight(Generic[Head, Event, End]):
 
     async def opened(self) -> Head | None:
         """The head, or None when the flight landed without one."""
+        self._watch()
         while self.head is None and self.end is None:
             await self._news()
         return self.head
@@ -51,6 +56,7 @@ class Flight(Generic[Head, Event, End]):
 
     async def follow(self) -> AsyncIterator[list[Event]]:
         """All events from the first, in the portions that are there when the follower is ready for more."""
+        self._watch()
         seen = 0
         while True:
             if seen < len(self.events):
@@ -61,6 +67,11 @@ class Flight(Generic[Head, Event, End]):
                 return
             else:
                 await self._news()
+
+    def _watch(self) -> None:
+        if not self.live:
+            self.live = True
+            self.hurry()
 
     async def _news(self) -> None:
         news = asyncio.get_running_loop().create_future()

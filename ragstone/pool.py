@@ -39,28 +39,41 @@ class Response:
         """By their names in lower case. Bytes that are no ASCII can't match anything."""
         self.whole = False
         self.close = close
+        self._loop = asyncio.get_running_loop()
         self._unread = unread
         self._parts: list[bytes] = []
         self._size = 0
+        self._patient = False
         self._fault: OriginError | None = None
         self._news: asyncio.Future[None] | None = None
 
     async def begun(self) -> None:
         """Returns once status and headers are there. Raises `OriginError`."""
         while not self.status:
+            if self._fault:
+                raise self._fault
             await self._wait()
+
+    def patient(self, whether: bool) -> None:
+        """Whether `read` waits until all or much of the body is there: to be told of each part costs more than to take it."""
+        self._patient = whether
+        self._tell()
 
     async def read(self) -> bytes:
         """What has come of the body since, at least a byte; nothing at its end. Raises `OriginError` when it breaks off."""
-        while not self._parts:
-            if self.whole:
-                return b""
+        while not self._ready():
             await self._wait()
+        if not self._parts and self._fault:
+            raise self._fault
         parts, self._parts = self._parts, []
         if self._size > UNREAD:
             self._unread(False)
         self._size = 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _ready(self) -> bool:
+        enough = self._size > UNREAD if self._patient else bool(self._parts)
+        return enough or self.whole or self._fault is not None
 
     async def all(self, most: int) -> bytes:
         """The whole body. Raises `OriginError` likewise, and when it is over `most` bytes."""
@@ -81,7 +94,8 @@ class Response:
         self._size += len(part)
         if self._size > UNREAD:
             self._unread(True)
-        self._tell()
+        if self._ready():
+            self._tell()
 
     def end(self, fault: OriginError | None = None) -> None:
         """All of it is there, or no more will come; only the first end counts."""
@@ -90,9 +104,7 @@ class Response:
             self._tell()
 
     async def _wait(self) -> None:
-        if self._fault:
-            raise self._fault
-        self._news = asyncio.get_running_loop().create_future()
+        self._news = self._loop.create_future()
         await self._news
 
     def _tell(self) -> None:

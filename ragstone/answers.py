@@ -124,10 +124,21 @@ def told(state: str) -> Headers:
 
 def replied(entry: Entry, state: str, streamed: bool, include_usage: bool) -> tuple[Headers, bytes]:
     """A finished answer as JSON, or replayed as a stream, with its headers."""
-    headers = [STREAM if streamed else JSON, *validators(entry), *told(state)]
+    telemetry.cache.labels(state).inc()
+    headers = described(entry, state, streamed)
     if state in ("hit", "revalidated"):
         headers.append((b"age", b"%d" % max(0, time.time() - entry.stored)))
-    return headers, replay.stream(orjson.loads(entry.body), include_usage) if streamed else entry.body
+    return headers, written(entry, streamed, include_usage)
+
+
+def described(entry: Entry, state: str, streamed: bool) -> Headers:
+    """The headers of a finished answer that stay the same as it grows older."""
+    return [STREAM if streamed else JSON, *validators(entry), (CACHE.encode(), state.encode())]
+
+
+def written(entry: Entry, streamed: bool, include_usage: bool) -> bytes:
+    """A finished answer in one of its forms."""
+    return replay.stream(orjson.loads(entry.body), include_usage) if streamed else entry.body
 
 
 def used(answer: bytes) -> int:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ragstone.errors import OriginError
 from ragstone.pool import HEAD, UNREAD, Pool, Response
+from tests import certificate as authority
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 WHOLE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
@@ -224,3 +227,25 @@ def test_a_header_can_not_begin_another() -> None:
     with pytest.raises(OriginError, match="line break"):
         scene(serve, play)
     assert not heads
+
+
+def test_an_origin_over_https_is_asked_only_with_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = authority.made(tmp_path, "origin")
+    serves = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serves.load_cert_chain(certificate.chain, certificate.key)
+    serve, _ = says(WHOLE)
+
+    async def play() -> tuple[int, bytes]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=serves)
+        pool = Pool(f"https://localhost:{server.sockets[0].getsockname()[1]}", 30)
+        try:
+            return await ask(pool)
+        finally:
+            pool.close()
+            server.close()
+
+    with pytest.raises(OriginError) as raised:
+        asyncio.run(play())
+    assert raised.value.status == 503
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.chain))
+    assert asyncio.run(play()) == (200, b"hi")

@@ -94,8 +94,9 @@ class Response:
         self._size += len(part)
         if self._size > UNREAD:
             self._unread(True)
-        if self._ready():
-            self._tell()
+        elif self._patient:
+            return
+        self._tell()
 
     def end(self, fault: OriginError | None = None) -> None:
         """All of it is there, or no more will come; only the first end counts."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
 
 from ragstone import telemetry
 from ragstone.errors import OriginError
@@ -51,8 +53,7 @@ class Circuit:
         self.failures = 0
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """One request to whichever origin answers it."""
 
     method: str
@@ -97,8 +98,7 @@ class Origins:
                 return pointer
         raise fault
 
-    @asynccontextmanager
-    async def ask(
+    def ask(
         self,
         method: str,
         path: str,
@@ -107,22 +107,20 @@ class Origins:
         total: float | None = None,
         *,
         hedge: bool = False,
-    ) -> AsyncIterator[Response]:
+    ) -> AbstractAsyncContextManager[Response]:
         """The first response, its body unread. With `hedge`, and when hedging is on, one that is late is raced by a second request.
 
         Raises `OriginError` when no origin answers, and when the one that did breaks off.
         """
-        order = Order(method, path, headers, body, total)
-        held = await (self._raced(order) if hedge and self._hedge else self._first(order, self._order()))
-        try:
-            yield held.response
-        except OriginError:
-            held.circuit.failed(time.monotonic())
-            raise
-        finally:
-            held.response.close()
+        return _Asking(self, Order(method, path, headers, body, total), hedge and self._hedge)
+
+    async def answer(self, order: Order, hedge: bool) -> Held:
+        """The first response, to be closed."""
+        return await (self._raced(order) if hedge else self._first(order, self._order()))
 
     def _order(self) -> list[Circuit]:
+        if len(self._circuits) == 1:
+            return self._circuits
         now = time.monotonic()
         return sorted(self._circuits, key=lambda circuit: circuit.rests(now))
 
@@ -172,6 +170,22 @@ class Origins:
     def _late(self) -> float | None:
         waits = sorted(self._waits)
         return waits[len(waits) * 95 // 100] if len(waits) >= ENOUGH else None
+
+
+class _Asking(AbstractAsyncContextManager[Response]):
+    """A response while it is read; what breaks off then is a failure of its origin too. A generator would cost three times as much."""
+
+    def __init__(self, origins: Origins, order: Order, hedge: bool) -> None:
+        self._origins, self._order, self._hedge = origins, order, hedge
+
+    async def __aenter__(self) -> Response:
+        self._held = await self._origins.answer(self._order, self._hedge)
+        return self._held.response
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, OriginError):
+            self._held.circuit.failed(time.monotonic())
+        self._held.response.close()
 
 
 async def _winner(racing: set[asyncio.Task[Held]]) -> Held:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
@@ -441,7 +440,7 @@ class Edge:
 
     async def _fetch(self, flight: Answer, question: Question, entry: Entry | None) -> End:
         """Ask the origin, always for a stream: whoever joins can follow it live, whichever form they asked for."""
-        body = json.dumps({**question.body, "stream": True, "stream_options": {"include_usage": True}}).encode()
+        body = canonical.as_stream(question.body)
         headers = question.headers | ({"if-none-match": entry.etag} if entry else {})
         begun = time.time()
         asking = self._origin.ask("POST", CHAT, headers, body, hedge=not question.streamed)

@@ -39,7 +39,8 @@ export function decide(entry: Entry | null, asked: Asked, release: string, ttl: 
   if (asked.noStore) return "bypass";
   if (!entry) return "fetch";
   const age = now - entry.stored;
-  if (entry.release === release && !asked.noCache && age >= -AHEAD && Math.max(0, age) < Math.min(ttl, asked.maxAge)) return "hit";
+  const fresh = age >= -AHEAD && Math.max(0, age) < Math.min(ttl, asked.maxAge);
+  if (fresh && entry.release === release && !asked.noCache) return "hit";
   return entry.etag ? "revalidate" : "fetch";
 }
 

@@ -76,9 +76,16 @@ def load(url: str, data: bytes, *, seconds: float = 0, calls: int = 0, callers: 
             waiting.register(line.connection, selectors.EVENT_READ, line)
             _next(line, data, numbers, waiting)
         while waiting.get_map():
-            for key, _ in waiting.select(60):
+            for key, _ in _told(waiting):
                 _answer(key.data, data, numbers if time.perf_counter() < ends else iter(()), waiting, found, must)
     return found
+
+
+def _told(waiting: selectors.BaseSelector) -> list[tuple[selectors.SelectorKey, int]]:
+    """Who has something to read. Raises `RuntimeError` when nobody has for a minute."""
+    if not (told := waiting.select(60)):
+        raise RuntimeError("no answer in 60 s")
+    return told
 
 
 def _answer(line: Line, data: bytes, numbers: Iterator[int], waiting: selectors.BaseSelector, found: Load, must: bytes) -> None:

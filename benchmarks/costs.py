@@ -5,13 +5,14 @@
 FOLDER is that of `benchmarks.gateways`; a peer that is not there is left out. All stand before one origin, which answers at once. The
 questions that pass are all different; those that hit are one. Processor time is that of the gateway's processes alone, and is what to
 compare on a busy machine; the times of answers mean something on an idle one. The least of the repeats counts for each, as what other work
-adds is no gateway's.
+adds is no gateway's. What a peer can't answer is left out of its figures, and the reason kept beside them.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -26,6 +27,10 @@ CALLERS = 8
 EVENTS = 42
 """Of a stream, `[DONE]` and the usage among them."""
 SAY = " ".join(["word"] * (EVENTS - 4))
+FAULT = 300
+"""Characters of a reason that are kept."""
+FAILED = 1_000_000
+"""Numbers that a figure which failed may have used."""
 FEW = 200
 """Calls to be warm, and to learn when the first token comes."""
 OURS = "Python edge"
@@ -33,7 +38,7 @@ HIT, P50 = "hit, µs", "hit, p50 of 8, ms"
 PASS, MISS, STREAM = "passed JSON, µs", "asked JSON, µs", "asked stream, µs"
 FIRST = "first token after direct, ms"
 
-Costs = Mapping[str, float]
+Costs = dict[str, float]
 
 
 def ratio(of: str, to: str, what: str) -> Callable[[Mapping[str, Costs]], float]:
@@ -64,15 +69,30 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     costs: dict[str, Costs] = {}
+    told: dict[str, Mapping[str, object]] = {}
     with tempfile.TemporaryDirectory() as name:
         for kind, start in starts(given.peers):
-            with start(Path(name) / kind) as at:
-                costs[kind] = {"name": at.name, **measured(at, kind, given.seconds, given.repeats)}  # type: ignore[dict-item]
-                print(f"{kind}: {costs[kind]}", flush=True)
+            costs[kind], told[kind] = row(kind, start, Path(name) / kind, given.seconds, given.repeats)
+            print(f"{kind}: {told[kind]}", flush=True)
     table(costs)
     reached = goals(costs)
-    record("costs", {"seconds": given.seconds, "repeats": given.repeats, **costs, "goals": reached})
+    record("costs", {"seconds": given.seconds, "repeats": given.repeats, **told, "goals": reached})
     judge(reached)
+
+
+def row(
+    kind: str, start: Callable[[Path], AbstractContextManager[Target]], folder: Path, seconds: float, repeats: int
+) -> tuple[Costs, Mapping[str, object]]:
+    """A gateway's figures, and what is kept of it. A peer that does not even start costs the others nothing."""
+    try:
+        with start(folder) as at:
+            asks = Asks(at, kind == OURS, seconds)
+            costs = measured(asks, repeats)
+            return costs, {"name": at.name, **costs, **({"failed": asks.failed} if asks.failed else {})}
+    except (SystemExit, OSError, subprocess.SubprocessError) as error:
+        if kind == OURS:
+            raise
+        return {}, {"failed": str(error)[:FAULT]}
 
 
 def starts(peers: Path | None) -> Iterator[tuple[str, Callable[[Path], AbstractContextManager[Target]]]]:
@@ -82,11 +102,10 @@ def starts(peers: Path | None) -> Iterator[tuple[str, Callable[[Path], AbstractC
             yield kind, partial(PEERS[known], peers.resolve())
 
 
-def measured(at: Target, kind: str, seconds: float, repeats: int) -> Costs:
+def measured(asks: Asks, repeats: int) -> Costs:
     """The least of the repeats for each figure."""
-    asks = Asks(at, kind == OURS, seconds)
     rounds = [asks.round() for _ in range(repeats)]
-    return {what: round(min(one[what] for one in rounds), 3) for what in rounds[0]}
+    return {what: round(min(one[what] for one in rounds if what in one), 3) for what in rounds[0]}
 
 
 class Asks:
@@ -95,17 +114,36 @@ class Asks:
     def __init__(self, at: Target, ours: bool, seconds: float) -> None:
         self._at, self._ours, self._seconds = at, ours, seconds
         self._number = 1
+        self.failed: dict[str, str] = {}
+        """Figures that a peer has not, and why; one of ours that fails ends the run."""
         said = {"role": "user", "content": f"How is pump {NUMBER.decode()} bled?"}
         body = {"model": "production", "messages": [said], "test": {"say": SAY}}
         self._json, self._stream = ({**body, "stream": stream} for stream in (False, True))
-        for asked in (self._json, self._stream):
-            self._load(asked, calls=FEW)
 
     def round(self) -> Costs:
-        found = {MISS: self._cost(self._json)[0], STREAM: self._cost(self._stream)[0], FIRST: self._first()}
+        found = self._figure(MISS, self._asked, self._json) | self._figure(STREAM, self._asked, self._stream)
+        found |= self._figure(FIRST, self._first) | self._figure(HIT, self._hits)
         if self._ours:
-            found[PASS] = self._cost({"model": "production", "input": f"pump {NUMBER.decode()}"}, path="/v1/embeddings")[0]
-        return {**found, **self._hits()}
+            found |= self._figure(PASS, self._asked, {"model": "production", "input": f"pump {NUMBER.decode()}"}, "/v1/embeddings")
+        return found
+
+    def _figure(self, what: str, measure: Callable[..., float | Costs], *of: object) -> Costs:
+        """Nothing where the gateway failed to answer, now or before."""
+        if what in self.failed:
+            return {}
+        try:
+            found = measure(*of)
+        except (RuntimeError, OSError) as error:
+            if self._ours:
+                raise
+            self.failed[what] = str(error)[:FAULT]
+            self._number += FAILED
+            return {}
+        return {what: found} if isinstance(found, float) else found
+
+    def _asked(self, body: Mapping[str, object], path: str = CHAT) -> float:
+        self._load(body, calls=FEW, path=path)
+        return self._cost(body, path)[0]
 
     def _hits(self) -> Costs:
         """Of a question that was asked before; nothing where the gateway has no cache."""

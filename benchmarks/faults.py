@@ -121,8 +121,10 @@ CASES["a stream that ends in an error event is not kept"] = broken({"error": Tru
 @case("a stream that broke does not end as if it were whole")
 def _whole(at: Target) -> Seeing:
     body = question(test={"cut": "early"}, stream=True)
-    said = at.chat(body).body
-    return b"[DONE]" not in said, "`[DONE]`" if b"[DONE]" in said else "no `[DONE]`"
+    answer = at.chat(body)
+    if answer.status != 200:
+        return False, f"no stream: {answer.status}"
+    return b"[DONE]" not in answer.body, "`[DONE]`" if b"[DONE]" in answer.body else "no `[DONE]`"
 
 
 @case("an error of the origin is not kept")

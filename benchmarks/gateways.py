@@ -1,7 +1,8 @@
 """Caches of answers over HTTP, each before an origin of the tests that a measurement steers: both edges, LiteLLM, Portkey and nginx.
 
-The peers lie in one folder: `venv/bin/litellm` (pip install 'litellm[proxy]'), `portkey/node_modules/@portkey-ai/gateway` (npm install),
-`nginx/usr/sbin/nginx`.
+The peers lie in one folder: `venv/bin/litellm` (pip install 'litellm[proxy]'), `nginx/usr/sbin/nginx`, and
+`portkey/node_modules/@portkey-ai/gateway` (npm install, with `"overrides": {"@hono/node-server": "1.14.1"}` in its package.json: with a
+newer one it answers every stream by a 500, https://github.com/Portkey-AI/gateway/issues/1389).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,32 +17,45 @@ MOST = 64 << 20
 """Bytes after which a file becomes `<name>.1`, in place of the one before it."""
 EACH = 1024
 """Lines between two looks at its size."""
+TOGETHER = 256
+"""Lines that are written in one call at most."""
 LAST = 10
 """Lines that are shown of what was there before."""
 
 
 class AccessLog:
-    """Appends to `path`, line by line. A disk that takes nothing more costs lines, not requests."""
+    """Appends to `path`. A disk that takes nothing more costs lines, not requests."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, later: Callable[[Callable[[], None]], object] | None = None) -> None:
+        """`later` calls what it is given a moment later: then the lines of that moment are written together. Else each is by itself."""
+        self._path, self._later = path, later
+        self._waiting: list[bytes] = []
         self._lines = 0
         self._second = (0, "")
         self._file = _opened(path)
 
     def add(self, fields: Mapping[str, object]) -> None:
-        """One request; fields that are None are left out."""
-        data = orjson.dumps({"at": self._now(), **{name: value for name, value in fields.items() if value is not None}})
-        with suppress(OSError):
-            if self._lines % EACH == 0:
-                self._turn()
-            self._lines += 1
-            os.write(self._file, data + b"\n")  # one call: lines of several processes do not mix
+        """One request."""
+        self._waiting.append(orjson.dumps({"at": self._now(), **fields}, option=orjson.OPT_APPEND_NEWLINE))
+        if self._later is None or len(self._waiting) >= TOGETHER:
+            self._write()
+        elif len(self._waiting) == 1:
+            self._later(self._write)
 
     def close(self) -> None:
         """What is added later goes nowhere."""
+        self._write()
         file, self._file = self._file, -1
         os.close(file)
+
+    def _write(self) -> None:
+        lines, self._waiting = self._waiting, []
+        with suppress(OSError):
+            if self._lines <= 0:
+                self._turn()
+                self._lines = EACH
+            self._lines -= len(lines)
+            os.write(self._file, b"".join(lines))  # one call: lines of several processes do not mix
 
     def _now(self) -> str:
         """ISO 8601, to the millisecond; a second is written once, since writing one costs as much as a look into the cache."""

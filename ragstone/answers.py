@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-import aiohttp
 import orjson
 
 from ragstone import replay, telemetry
@@ -16,6 +15,7 @@ from ragstone.cache import Entry
 from ragstone.errors import GeneratorError, OriginError, RagstoneError
 from ragstone.exchange import Headers
 from ragstone.flight import Flight
+from ragstone.pool import Response
 from ragstone.wire import CACHE, RELEASE, REUSED, EventReader, sse
 
 RETURNED = ("content-type", "etag", "retry-after", RELEASE, REUSED)
@@ -54,27 +54,30 @@ class Refusal:
 
 
 Event = tuple[bytes, bytes]
-"""One chunk as an event, with the usage and without; the latter is empty when nothing else was in it."""
+"""Chunks that came together as events, with the usage and without; the latter is empty when nothing else was in them."""
 End = Answered | Refusal | RagstoneError
 Answer = Flight[Head, Event, End]
 
 
-async def read(flight: Answer, response: aiohttp.ClientResponse, begun: float) -> End:
+async def read(flight: Answer, response: Response, begun: float) -> End:
     """The stream to its end, told to the flight event by event; it was asked for at `begun`, in Unix seconds."""
     head = Head(*(response.headers.get(name, "") for name in (RELEASE, "etag", REUSED)))
     reader, fold, size = EventReader(), replay.Fold(), 0
-    async for part in response.content.iter_any():
+    flight.hurry = lambda: response.patient(False)
+    response.patient(not flight.live)
+    while part := await response.read():
         size += len(part)
         if size > LARGEST:
             raise OriginError(f"the origin's answer is over {LARGEST} bytes")
+        taken: list[tuple[bytes, dict[str, Any]]] = []
         for data in _events(reader, part):
             chunk = _chunk(data)
             if chunk.get("error"):
+                _tell(flight, head, taken)
                 return Refusal(502, [JSON], data)
             fold.add(chunk)
-            if flight.head is None:
-                flight.open(head)
-            flight.add(_event(data, chunk))
+            taken.append((data, chunk))
+        _tell(flight, head, taken)
         if reader.done:
             await _drain(response)
             break
@@ -85,7 +88,7 @@ async def read(flight: Answer, response: aiohttp.ClientResponse, begun: float) -
     return Answered(entry, "miss", fold.tokens, keep)
 
 
-def confirmed(entry: Entry, response: aiohttp.ClientResponse) -> Answered:
+def confirmed(entry: Entry, response: Response) -> Answered:
     """The entry as the release that confirmed it gives it."""
     release = response.headers.get(RELEASE, "")
     if not release:
@@ -94,28 +97,17 @@ def confirmed(entry: Entry, response: aiohttp.ClientResponse) -> Answered:
     return Answered(renewed, "revalidated", 0)
 
 
-async def refusal(response: aiohttp.ClientResponse) -> Refusal:
+async def refusal(response: Response) -> Refusal:
     """The origin's own error. Raises `OriginError` when it is not one in JSON."""
-    body = await whole(response)
+    body = await response.all(LARGEST)
     if response.status < 400 or "json" not in response.headers.get("content-type", ""):
         raise OriginError(f"the origin answered {response.status} without an error in JSON")
     return Refusal(response.status, returned(response), body)
 
 
-def returned(response: aiohttp.ClientResponse) -> Headers:
+def returned(response: Response) -> Headers:
     """What the caller is told of the origin's headers: nothing but what the contract names."""
     return [(name.encode(), response.headers[name].encode()) for name in RETURNED if name in response.headers]
-
-
-async def whole(response: aiohttp.ClientResponse) -> bytes:
-    """The response's body. Raises `OriginError` when it is too large to be an answer."""
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > LARGEST:
-            raise OriginError(f"the origin's answer is over {LARGEST} bytes")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def validators(made: Head | Entry) -> Headers:
@@ -132,10 +124,21 @@ def told(state: str) -> Headers:
 
 def replied(entry: Entry, state: str, streamed: bool, include_usage: bool) -> tuple[Headers, bytes]:
     """A finished answer as JSON, or replayed as a stream, with its headers."""
-    headers = [STREAM if streamed else JSON, *validators(entry), *told(state)]
+    telemetry.cache.labels(state).inc()
+    headers = described(entry, state, streamed)
     if state in ("hit", "revalidated"):
         headers.append((b"age", b"%d" % max(0, time.time() - entry.stored)))
-    return headers, replay.stream(orjson.loads(entry.body), include_usage) if streamed else entry.body
+    return headers, written(entry, streamed, include_usage)
+
+
+def described(entry: Entry, state: str, streamed: bool) -> Headers:
+    """The headers of a finished answer that stay the same as it grows older."""
+    return [STREAM if streamed else JSON, *validators(entry), (CACHE.encode(), state.encode())]
+
+
+def written(entry: Entry, streamed: bool, include_usage: bool) -> bytes:
+    """A finished answer in one of its forms."""
+    return replay.stream(orjson.loads(entry.body), include_usage) if streamed else entry.body
 
 
 def used(answer: bytes) -> int:
@@ -164,13 +167,26 @@ def _chunk(data: bytes) -> dict[str, Any]:
     return chunk
 
 
-def _event(data: bytes, chunk: dict[str, Any]) -> Event:
-    whole, rest = sse(data), replay.without_usage(data, chunk)
-    return whole, whole if rest is data else b"" if rest is None else sse(rest)
+def _tell(flight: Answer, head: Head, taken: list[tuple[bytes, dict[str, Any]]]) -> None:
+    if taken and flight.head is None:
+        flight.open(head)
+    if taken:
+        flight.add(_event(taken))
 
 
-async def _drain(response: aiohttp.ClientResponse) -> None:
+def _event(taken: list[tuple[bytes, dict[str, Any]]]) -> Event:
+    whole = sse(taken[0][0]) if len(taken) == 1 else b"".join([sse(data) for data, _ in taken])
+    if not [chunk for _, chunk in taken if "usage" in chunk]:
+        return whole, whole
+    rest = [replay.without_usage(data, chunk) for data, chunk in taken]
+    return whole, b"".join([sse(data) for data in rest if data is not None])
+
+
+async def _drain(response: Response) -> None:
     """Read what follows `[DONE]`, so that the connection is used again and the origin does not see its caller hang up."""
-    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+    if response.whole:
+        return
+    with contextlib.suppress(TimeoutError, OriginError):
         async with asyncio.timeout(1):
-            await response.content.read()
+            while await response.read():
+                pass

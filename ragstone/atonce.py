@@ -35,11 +35,16 @@ class Head:
     """Bytes of the body."""
 
 
+def lines(headers: Headers) -> bytes:
+    """As they are written."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
 class Ready(Protocol):
     """What an app offers whose responses may be at hand."""
 
-    def at_once(self, head: Head, body: bytes) -> tuple[Headers, bytes] | None:
-        """The headers and body of the 200, or None: then nothing was counted or changed."""
+    def at_once(self, head: Head, body: bytes) -> tuple[bytes, bytes] | None:
+        """The header lines and the body of the 200, or None: then nothing was counted or changed."""
 
 
 class Connection(HttpToolsProtocol):
@@ -107,9 +112,9 @@ class Connection(HttpToolsProtocol):
             self._heads.clear()
         self._heads[data[:end]] = Head(self.scope["method"], self.scope["path"], headers, int(told))
 
-    def _write(self, headers: Headers, body: bytes) -> None:
-        told = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers)]
-        self.transport.write(b"HTTP/1.1 200 OK\r\n%bcontent-length: %d\r\n\r\n%b" % (b"".join(told), len(body), body))
+    def _write(self, told: bytes, body: bytes) -> None:
+        always = lines(self.server_state.default_headers)
+        self.transport.write(b"HTTP/1.1 200 OK\r\n%b%bcontent-length: %d\r\n\r\n%b" % (always, told, len(body), body))
         self._used = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._close_after(self.timeout_keep_alive)

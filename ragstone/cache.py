@@ -9,6 +9,8 @@ from typing import Literal
 
 Decision = Literal["hit", "revalidate", "fetch", "bypass"]
 
+AHEAD = 60.0
+"""Seconds by which an entry may be dated later than this clock, as that of another edge may be wrong; beyond, its age can't be known."""
 OVERHEAD = 1024
 """Bytes an entry costs beyond its body: key, dictionary slot, Python objects."""
 
@@ -65,7 +67,8 @@ def decide(entry: Entry | None, asked: Asked, release: str, ttl: float, now: flo
     if entry is None:
         return "fetch"
     lifetime = ttl if asked.max_age is None else min(ttl, asked.max_age)
-    if entry.release == release and not asked.no_cache and now - entry.stored < lifetime:
+    age = now - entry.stored
+    if entry.release == release and not asked.no_cache and age >= -AHEAD and max(0.0, age) < lifetime:
         return "hit"
     return "revalidate" if entry.etag else "fetch"
 

@@ -15,6 +15,8 @@ from decimal import Decimal
 from json.encoder import encode_basestring
 from typing import Any
 
+import orjson
+
 from ragstone.errors import RequestError
 
 FORM = frozenset({"stream", "stream_options", "user"})
@@ -58,6 +60,15 @@ def key(body: dict[str, Any], tenant: str, groups: Iterable[str]) -> str | None:
     except UnicodeEncodeError:
         raise RequestError("the body holds half a surrogate pair: not Unicode text", code="invalid_json") from None
     return None if inexact else hashlib.sha256(data).hexdigest()
+
+
+def as_stream(body: dict[str, Any]) -> bytes:
+    """The body for the origin, which is always asked for a stream: one entry serves both forms."""
+    asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    try:
+        return orjson.dumps(asked)
+    except TypeError:  # a whole number of more than 64 bits
+        return json.dumps(asked).encode()
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

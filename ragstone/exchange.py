@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from random import getrandbits
 from typing import Any
 
 from ragstone.errors import OriginError, RagstoneError, RateLimited, RequestError, Unauthorized
@@ -21,7 +21,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 def request_id(headers: Mapping[bytes, bytes]) -> bytes:
     """The caller's id of the request, if it is one, else a new one."""
     given = headers.get(b"x-request-id", b"")
-    return given if REQUEST_ID.fullmatch(given) else b"req-" + os.urandom(12).hex().encode()
+    return given if given and REQUEST_ID.fullmatch(given) else b"req-%024x" % getrandbits(96)
 
 
 class Exchange:

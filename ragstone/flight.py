@@ -20,7 +20,11 @@ class Flight(Generic[Head, Event, End]):
         self.head: Head | None = None
         self.events: list[Event] = []
         self.end: End | None = None
-        self._news = asyncio.Event()
+        self.live = False
+        """Whether anybody follows it while it is made, …"""
+        self.hurry: Callable[[], None] = lambda: None
+        """… and what is to be called once somebody does."""
+        self._waiting: list[asyncio.Future[None]] = []
         self._landed = asyncio.Event()
 
     def open(self, head: Head) -> None:
@@ -40,8 +44,9 @@ class Flight(Generic[Head, Event, End]):
 
     async def opened(self) -> Head | None:
         """The head, or None when the flight landed without one."""
+        self._watch()
         while self.head is None and self.end is None:
-            await self._news.wait()
+            await self._news()
         return self.head
 
     async def landed(self) -> End:
@@ -51,9 +56,9 @@ class Flight(Generic[Head, Event, End]):
 
     async def follow(self) -> AsyncIterator[list[Event]]:
         """All events from the first, in the portions that are there when the follower is ready for more."""
+        self._watch()
         seen = 0
         while True:
-            news = self._news
             if seen < len(self.events):
                 portion = self.events[seen:]
                 seen += len(portion)
@@ -61,12 +66,24 @@ class Flight(Generic[Head, Event, End]):
             elif self.end is not None:
                 return
             else:
-                await news.wait()
+                await self._news()
+
+    def _watch(self) -> None:
+        if not self.live:
+            self.live = True
+            self.hurry()
+
+    async def _news(self) -> None:
+        news = asyncio.get_running_loop().create_future()
+        self._waiting.append(news)
+        await news
 
     def _tell(self) -> None:
         """Wake everyone who waits; who waits next waits for the next news."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        waiting, self._waiting = self._waiting, []
+        for news in waiting:
+            if not news.done():  # a follower may have left
+                news.set_result(None)
 
 
 class Flights(Generic[Head, Event, End]):

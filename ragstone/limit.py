@@ -95,6 +95,8 @@ class Allowance:
         return self.requests.standing(now), self.tokens.standing(now)
 
 
+WHAT = (b"limit", b"remaining", b"reset")
+NAMES = {kind: tuple(b"x-ratelimit-%b-%b" % (what, kind) for what in WHAT) for kind in (b"requests", b"tokens")}
 TOLD = 50
 """Keys whose limits are told at once."""
 
@@ -150,9 +152,9 @@ def duration(seconds: float) -> str:
     >>> duration(0), duration(0.0171), duration(1.5), duration(360)
     ('0s', '18ms', '1.5s', '6m0s')
     """
-    thousandths = math.ceil(round(seconds * 1000, 3))
-    if 0 < thousandths < 1000:
-        return f"{thousandths}ms"
+    thousandths = math.ceil(seconds * 1000 - 0.0005)  # what is less is the error of a sum
+    if thousandths < 1000:
+        return f"{thousandths}ms" if thousandths else "0s"
     minutes, rest = divmod(thousandths, 60_000)
     text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".")
     return f"{minutes}m{text}s" if minutes else f"{text}s"
@@ -164,8 +166,5 @@ def _count(value: object) -> int:
 
 
 def _headers(kind: bytes, standing: Standing) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"x-ratelimit-limit-" + kind, b"%d" % standing.limit),
-        (b"x-ratelimit-remaining-" + kind, b"%d" % standing.remaining),
-        (b"x-ratelimit-reset-" + kind, duration(standing.reset).encode()),
-    ]
+    limit, remaining, reset = NAMES[kind]
+    return [(limit, b"%d" % standing.limit), (remaining, b"%d" % standing.remaining), (reset, duration(standing.reset).encode())]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import orjson
 
 from ragstone.errors import OriginError
+from ragstone.pool import Pool, Response
 
-CONNECT = 5.0
-"""Seconds until a connection must stand."""
-KEEP_ALIVE = 4.0
-"""Seconds that an idle connection is kept: less than the 5 s after which uvicorn closes it, so that no request meets a closing one."""
 POINTER_BYTES = 4 << 20
 
 
@@ -35,56 +31,31 @@ class Pointer:
 
 
 class Origin:
-    """A connection pool to one origin. Every failure is an `OriginError`."""
+    """One origin. Every failure is an `OriginError`."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url.rstrip("/")
-        self._timeout = timeout
-        self._session: aiohttp.ClientSession | None = None
+        self._pool = Pool(self.url, timeout)
 
-    async def open(self) -> None:
-        """Be ready to ask. Nothing is sent."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=self._timeout),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"user-agent": "ragstone-edge", "accept-encoding": "identity"},
-        )
-
-    async def close(self) -> None:
-        if self._session:
-            await self._session.close()
+    def close(self) -> None:
+        self._pool.close()
 
     async def pointer(self, timeout: float) -> Pointer:
         """What is in force now. Raises `OriginError` also when the origin has no release, or answers in another form."""
-        async with self.ask("GET", "/v1/release", {}, total=timeout) as response:
-            body = await response.content.read(POINTER_BYTES)
+        with closing(await self.ask("GET", "/v1/release", {}, total=timeout)) as response:
             if response.status != 200:
                 raise OriginError(f"the origin {self.url} has no release in force ({response.status})", "ragstone up", status=503)
+            body = await response.all(POINTER_BYTES)
         try:
             return _pointer(orjson.loads(body))
         except (ValueError, KeyError, TypeError) as error:
             raise OriginError(f"{self.url}/v1/release is not a release pointer: {type(error).__name__}") from error
 
-    @asynccontextmanager
     async def ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None, total: float | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The origin's response, its body unread. What fails while it is read is an `OriginError` too."""
-        if self._session is None:
-            raise OriginError("the edge is not started", status=503)
-        limit = aiohttp.ClientTimeout(total=total, sock_connect=CONNECT, sock_read=self._timeout)
-        request = self._session.request(method, self.url + path, data=body, headers=headers, timeout=limit, allow_redirects=False)
-        try:
-            async with request as response:
-                yield response
-        except aiohttp.ClientConnectorError as error:
-            raise OriginError(f"the origin {self.url} can't be reached", "ragstone serve", status=503) from error
-        except TimeoutError as error:
-            raise OriginError(f"the origin {self.url} did not answer in time", status=504) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise OriginError(f"the origin {self.url} broke off: {type(error).__name__}") from error
+    ) -> Response:
+        """The response, its body unread; it must be closed. All of it may take `total` seconds."""
+        return await self._pool.ask(method, path, headers, body, total)
 
 
 def _pointer(value: Any) -> Pointer:

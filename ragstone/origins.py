@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-
-import aiohttp
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
 
 from ragstone import telemetry
 from ragstone.errors import OriginError
 from ragstone.origin import Origin, Pointer
+from ragstone.pool import Response
 
 FAULTS = 3
 """Failures in a row after which an origin rests."""
@@ -52,8 +53,7 @@ class Circuit:
         self.failures = 0
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """One request to whichever origin answers it."""
 
     method: str
@@ -65,11 +65,10 @@ class Order:
 
 @dataclass
 class Held:
-    """A response whose body is unread, and what is to be closed after it."""
+    """A response whose body is unread, to be closed, and whose it is."""
 
-    response: aiohttp.ClientResponse
+    response: Response
     circuit: Circuit
-    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
 
 class Origins:
@@ -80,14 +79,9 @@ class Origins:
         self._hedge = hedge
         self._waits: deque[float] = deque(maxlen=KNOWN)
 
-    async def open(self) -> None:
-        """Be ready to ask. Nothing is sent."""
+    def close(self) -> None:
         for circuit in self._circuits:
-            await circuit.origin.open()
-
-    async def close(self) -> None:
-        for circuit in self._circuits:
-            await circuit.origin.close()
+            circuit.origin.close()
 
     async def pointer(self, timeout: float) -> Pointer:
         """What is in force, by the first origin that says it. Raises `OriginError` when none does."""
@@ -104,8 +98,7 @@ class Origins:
                 return pointer
         raise fault
 
-    @asynccontextmanager
-    async def ask(
+    def ask(
         self,
         method: str,
         path: str,
@@ -114,21 +107,20 @@ class Origins:
         total: float | None = None,
         *,
         hedge: bool = False,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AbstractAsyncContextManager[Response]:
         """The first response, its body unread. With `hedge`, and when hedging is on, one that is late is raced by a second request.
 
         Raises `OriginError` when no origin answers, and when the one that did breaks off.
         """
-        order = Order(method, path, headers, body, total)
-        held = await (self._raced(order) if hedge and self._hedge else self._first(order, self._order()))
-        try:
-            async with held.stack:
-                yield held.response
-        except OriginError:
-            held.circuit.failed(time.monotonic())
-            raise
+        return _Asking(self, Order(method, path, headers, body, total), hedge and self._hedge)
+
+    async def answer(self, order: Order, hedge: bool) -> Held:
+        """The first response, to be closed."""
+        return await (self._raced(order) if hedge else self._first(order, self._order()))
 
     def _order(self) -> list[Circuit]:
+        if len(self._circuits) == 1:
+            return self._circuits
         now = time.monotonic()
         return sorted(self._circuits, key=lambda circuit: circuit.rests(now))
 
@@ -144,15 +136,14 @@ class Origins:
                 continue
             if held.response.status not in AWAY or last:
                 return held
-            await held.stack.aclose()
+            held.response.close()
         raise OriginError("there is no origin", status=503)
 
     async def _open(self, order: Order, circuit: Circuit) -> Held:
-        stack, began = AsyncExitStack(), time.monotonic()
+        began = time.monotonic()
         circuit.tried(began)
-        asking = circuit.origin.ask(order.method, order.path, order.headers, order.body, order.total)
         try:
-            response = await stack.enter_async_context(asking)
+            response = await circuit.origin.ask(order.method, order.path, order.headers, order.body, order.total)
         except OriginError:
             circuit.failed(time.monotonic())
             raise
@@ -161,7 +152,7 @@ class Origins:
         else:
             circuit.answered()
             self._waits.append(time.monotonic() - began)
-        return Held(response, circuit, stack)
+        return Held(response, circuit)
 
     async def _raced(self, order: Order) -> Held:
         """The first response; a second request goes to the next origin once the first is later than 19 of 20 were."""
@@ -181,6 +172,22 @@ class Origins:
         return waits[len(waits) * 95 // 100] if len(waits) >= ENOUGH else None
 
 
+class _Asking(AbstractAsyncContextManager[Response]):
+    """A response while it is read; what breaks off then is a failure of its origin too. A generator would cost three times as much."""
+
+    def __init__(self, origins: Origins, order: Order, hedge: bool) -> None:
+        self._origins, self._order, self._hedge = origins, order, hedge
+
+    async def __aenter__(self) -> Response:
+        self._held = await self._origins.answer(self._order, self._hedge)
+        return self._held.response
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, OriginError):
+            self._held.circuit.failed(time.monotonic())
+        self._held.response.close()
+
+
 async def _winner(racing: set[asyncio.Task[Held]]) -> Held:
     """The first that succeeds, taken out of those that race; the error of the last when none does."""
     waiting = set(racing)
@@ -197,4 +204,4 @@ async def _end(racing: set[asyncio.Task[Held]]) -> None:
         task.cancel()
     for held in await asyncio.gather(*racing, return_exceptions=True):
         if isinstance(held, Held):
-            await held.stack.aclose()
+            held.response.close()

@@ -65,6 +65,6 @@ async def _send(origin: Origins, exchange: Exchange, headers: dict[str, str], bo
     async with origin.ask(exchange.method, exchange.path, headers, body) as response:
         known = [(name.encode(), response.headers[name].encode()) for name in HEADERS if name in response.headers]
         await exchange.start(response.status, [*known, *told])
-        async for part in response.content.iter_any():
+        while part := await response.read():
             await exchange.more(part)
         await exchange.end()

@@ -42,7 +42,10 @@ class Fold:
         """Take in the next chunk. Raises `ValueError` or `TypeError` when it is none."""
         for choice in chunk.get("choices") or ():
             self._add(choice)
-        self._top |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
+        top = self._top
+        for name, value in chunk.items():
+            if value is not None and name != "choices":
+                top[name] = value
 
     def completion(self) -> JSON:
         """The completion so far, choices by their index."""
@@ -59,13 +62,16 @@ class Fold:
         if kept is None:
             message = {"role": "assistant", "content": None, "refusal": None}
             kept = self._choices[index] = {"index": index, "message": message, "logprobs": None, "finish_reason": None}
-        _merge(kept["message"], choice.get("delta") or {})
+        if delta := choice.get("delta"):
+            _merge(kept["message"], delta)
         for name, value in choice.items():
-            if name == "logprobs" and value:
+            if value is None or name == "index" or name == "delta":
+                continue
+            if name != "logprobs":
+                kept[name] = value
+            elif value:
                 kept["logprobs"] = kept["logprobs"] or {}
                 _merge(kept["logprobs"], value)
-            elif name not in ("index", "delta", "logprobs") and value is not None:
-                kept[name] = value
 
 
 def used(completion: Mapping[str, Any]) -> int | None:
@@ -136,8 +142,8 @@ def _merge(into: JSON, delta: Mapping[str, Any]) -> None:
         kept = into.get(name)
         if value is None:
             into.setdefault(name, None)
-        elif isinstance(value, str) and isinstance(kept, str) and name not in NAMES:
-            into[name] = kept + value
+        elif isinstance(value, str):
+            into[name] = kept + value if isinstance(kept, str) and name not in NAMES else value
         elif isinstance(value, dict):
             into[name] = dict(kept) if isinstance(kept, dict) else {}
             _merge(into[name], value)

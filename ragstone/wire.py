@@ -233,6 +233,8 @@ class EventReader:
         """The data of each event that these bytes complete. Raises `GeneratorError` when one is over the limit."""
         if not data or self.done:
             return []
+        if self._plain(data):
+            return self._events([data[:-2]])
         seen = max(0, len(self._rest) - 1)
         self._rest += self._lines(data)
         if self._rest.find(b"\n\n", seen) < 0:
@@ -242,6 +244,12 @@ class EventReader:
         self._rest = bytearray(rest)
         self._check()
         return self._events(blocks)
+
+    def _plain(self, data: bytes) -> bool:
+        """Whether it is one event of one line: most servers send each by itself."""
+        end = len(data) - 2
+        alone = self._started and not self._rest and data.find(b"\n") == end and data.endswith(b"\n\n")
+        return alone and end <= self._limit and not self._after_cr and b"\r" not in data
 
     def _lines(self, data: bytes) -> bytes:
         r"""The bytes with `\r\n` and `\r` as `\n`, also where a cut falls between the two."""

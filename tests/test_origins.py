@@ -37,11 +37,10 @@ def two() -> Iterator[Origin]:
 def within(urls: list[str], scene: Callable[[Origins], Awaitable[None]], **options: Any) -> None:
     async def run() -> None:
         together = Origins(urls, 30, **options)
-        await together.open()
         try:
             await scene(together)
         finally:
-            await together.close()
+            together.close()
 
     asyncio.run(run())
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from ragstone.budget import Budget
 from ragstone.cache import Asked, Cache, Decision, Entry, asked, decide, may_stand_in, since
 from ragstone.config import Settings
 from ragstone.errors import ConfigError, OriginError, RagstoneError, RequestError, Unauthorized
-from ragstone.exchange import Exchange, Headers, Receive, Scope, Send
+from ragstone.exchange import Exchange, Receive, Scope, Send
 from ragstone.flight import Flights
 from ragstone.hits import CHAT, Hits
 from ragstone.lease import lease
@@ -54,6 +53,8 @@ FORWARDED = (b"authorization", b"cache-control", b"traceparent", b"tracestate")
 """All that the origin is told of a caller's headers: nothing can be smuggled past a list of what may pass."""
 POLLED = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by probes and Prometheus: logged only when refused."""
+MOMENT = 0.05
+"""Seconds whose lines of the access log are written together: a write for each cost as much as half a hit."""
 PERSONAL = frozenset({401, 403, 429})
 """Refusals of who asked, not of what was asked: they are not shared with others who wait."""
 
@@ -113,7 +114,7 @@ class Edge:
         self._limits = Limits()
         self._cache = Cache(edge.cache_mb << 20)
         self._shared = Shared(settings.edge.redis, settings.edge.redis_mb << 20) if settings.edge.redis else None
-        self._log = AccessLog(settings.folder / edge.log) if edge.log else None
+        self._log = AccessLog(settings.folder / edge.log, _soon) if edge.log else None
         self._hits = Hits(self._verifier, self._limits, self._cache, self._log, edge.ttl)
         self._flights: Flights[Head, Event, End] = Flights()
         self._pointer: Pointer | None = None
@@ -142,7 +143,7 @@ class Edge:
             self._log.add(_line(exchange, time.perf_counter() - began))
         return None
 
-    def at_once(self, head: atonce.Head, body: bytes) -> tuple[Headers, bytes] | None:
+    def at_once(self, head: atonce.Head, body: bytes) -> tuple[bytes, bytes] | None:
         """A hit that needs nobody else: none is counted elsewhere, or shared out between releases."""
         if head.path != CHAT or self._shared or self._pointer is None or self._pointer.canary:
             return None
@@ -153,14 +154,13 @@ class Edge:
     async def _live(self, receive: Receive, send: Send) -> None:
         """Startup, the watch over the release pointer, shutdown. An origin that is down does not keep the edge from starting."""
         await receive()
-        await self._origin.open()
         await self._check()
         watch = asyncio.create_task(self._watch())
         await send({"type": "lifespan.startup.complete"})
         await receive()
         watch.cancel()
         await self._flights.close()
-        await self._origin.close()
+        self._origin.close()
         if self._log:
             self._log.close()
         if self._shared:
@@ -178,6 +178,7 @@ class Edge:
     async def _check(self) -> None:
         """Read the release pointer; when that fails, the last one known stays in force."""
         self._checked = time.monotonic()
+        self._hits.count()
         try:
             pointer = await self._origin.pointer(timeout=max(self._settings.release_check, 1.0))
             self._verifier.trust(pointer.keys, pointer.revoked)
@@ -222,6 +223,7 @@ class Edge:
         if path == CHAT:
             return await self._chat(exchange)
         if path == "/metrics":
+            self._hits.count()
             return await exchange.respond(200, [(b"content-type", telemetry.CONTENT_TYPE.encode())], telemetry.exposition())
         if path in ("/healthz", "/readyz"):
             return await self._health(exchange)
@@ -244,6 +246,7 @@ class Edge:
             await self._release()
             relay.administer((await self._admit(exchange))[0])
         if exchange.path == relay.EDGE:
+            self._hits.count()
             told = {**self._counts(), "samples": telemetry.samples(), "limits": self._limits.told(time.monotonic())}
             return await exchange.respond(200, [JSON], orjson.dumps({**told, "shared": self._shared is not None}))
         body = await exchange.body(self._most)
@@ -273,7 +276,7 @@ class Edge:
         try:
             asking = self._origin.ask(exchange.method, exchange.path, _forwarded(exchange), body, self._settings.timeout)
             async with self._turn(principal), asking as response:
-                answer = await answers.whole(response)
+                answer = await response.all(answers.LARGEST)
             used = answers.used(answer)
         finally:
             await budget.settle(reservation, used)
@@ -283,6 +286,8 @@ class Edge:
         await exchange.respond(response.status, [*headers, (CACHE.encode(), b"bypass")], answer)
 
     def _turn(self, principal: Principal) -> AbstractAsyncContextManager[None]:
+        if not self._settings.concurrency:
+            return nullcontext()
         return self._turns.turn(first=principal.tenant in self._settings.interactive)
 
     # ---- chat
@@ -435,7 +440,7 @@ class Edge:
 
     async def _fetch(self, flight: Answer, question: Question, entry: Entry | None) -> End:
         """Ask the origin, always for a stream: whoever joins can follow it live, whichever form they asked for."""
-        body = json.dumps({**question.body, "stream": True, "stream_options": {"include_usage": True}}).encode()
+        body = canonical.as_stream(question.body)
         headers = question.headers | ({"if-none-match": entry.etag} if entry else {})
         begun = time.time()
         asking = self._origin.ask("POST", CHAT, headers, body, hedge=not question.streamed)
@@ -447,6 +452,10 @@ class Edge:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise OriginError(f"the origin answered with {response.headers.get('content-type', 'no content type')[:80]}, not a stream")
             return await answers.read(flight, response, begun)
+
+
+def _soon(write: Callable[[], None]) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(MOMENT, write)
 
 
 def _named(path: str) -> str:

@@ -37,5 +37,6 @@ def shared(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iter
 def bench(shared: Bench) -> Bench:
     """The shared edge, with its origin in release r-a again."""
     shared.origin.confirms, shared.origin.pointer, shared.origin.canary = True, None, {}
+    shared.origin.forgotten = set()
     shared.promote("r-a")
     return shared

@@ -40,6 +40,8 @@ class Origin:
     canary: dict[str, int] = field(default_factory=dict)
     purged: float = 0.0
     seen: list[Seen] = field(default_factory=list)
+    forgotten: set[str] = field(default_factory=set)
+    """Documents that are deleted: what rested on them is another answer, under another ETag."""
     confirms: bool = True
     """Whether it answers 304 to the ETag it gave."""
     pointer: object = None
@@ -108,7 +110,8 @@ class Origin:
         self.seen.append(Seen(request.path, dict(request.headers), body))
         test = body.get("test", {})
         release = shares.release(self.release, self.canary, body.get("model"), shares.opening(body))
-        etag = '"' + hashlib.sha256(json.dumps([body["messages"], test], sort_keys=True).encode()).hexdigest()[:16] + '"'
+        rests = json.dumps([body["messages"], test, self._citations()], sort_keys=True)
+        etag = f'"{hashlib.sha256(rests.encode()).hexdigest()[:16]}"'
         headers = {"etag": etag, "x-ragstone-release": release, "x-secret": "of the origin", **test.get("headers", {})}
         if test.get("hold") == "head":
             await self._gate.wait()
@@ -121,6 +124,9 @@ class Origin:
         await response.prepare(request)
         await self._stream(request, response, release, test)
         return response
+
+    def _citations(self) -> list[dict[str, object]]:
+        return [] if "pump.md" in self.forgotten else [{"number": 1, "chunk": "c1", "document": "pump.md"}]
 
     async def _stream(self, request: web.Request, response: web.StreamResponse, release: str, test: dict[str, Any]) -> None:
         head = Head("chatcmpl-1", 1_700_000_000, "production")
@@ -138,7 +144,7 @@ class Origin:
             return
         if test.get("cut") == "early":
             return
-        ragstone = {"release": release, "basis": "generated", "citations": [{"number": 1, "chunk": "c1", "document": "pump.md"}]}
+        ragstone = {"release": release, "basis": "generated", "citations": self._citations()}
         if test.get("cut") != "no finish":
             await response.write(sse(chunk(head, finish="stop", ragstone=ragstone)))
         await response.write(sse(last_chunk(head, Usage(20, 5))))

@@ -41,7 +41,9 @@ def test_spelling_order_and_form_share_an_entry(bench: Bench) -> None:
     assert bench.chat({**body, "user": "u-1", "stream": False, "stream_options": None}).cache == "hit"
 
 
-CHANGES = [{"temperature": 1}, {"model": "canary"}, {"max_tokens": 5}, {"seed": None}, {"rag": {"threshold": 0.1}}]
+TOOL = {"type": "function", "function": {"name": "pressure", "parameters": {"type": "object"}}}
+CHANGES = [{"temperature": 1}, {"model": "canary"}, {"max_tokens": 5}, {"seed": None}, {"rag": {"threshold": 0.1}}, {"n": 2}]
+CHANGES += [{"tools": [TOOL]}, {"logprobs": True}]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -50,6 +52,17 @@ def test_one_changed_field_makes_another_entry_known_or_not(bench: Bench, change
     assert bench.chat(body).cache == "miss"
     assert bench.chat({**body, **change}).cache == "miss"
     assert asked(bench, body) == 2
+
+
+def test_an_image_makes_a_question_of_its_own(bench: Bench) -> None:
+    text = question()["messages"][0]["content"]
+    one, other = ({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}} for data in ("iVBORw0KGgo=", "iVBORw0KGgp="))
+    contents = [text, [{"type": "text", "text": text}], *([{"type": "text", "text": text}, image] for image in (one, other))]
+    bodies = [{"model": "production", "messages": [{"role": "user", "content": content}]} for content in contents]
+    assert [bench.chat(body).cache for body in bodies] == ["miss"] * 4
+    assert [bench.chat({**body, "stream": True}).cache for body in bodies] == ["hit"] * 4
+    assert [asked(bench, body) for body in bodies] == [1] * 4
+    assert bench.origin.asked(contents[3])[0].body["messages"] == bodies[3]["messages"], "the origin gets the image as it was sent"
 
 
 def test_numbers_too_large_to_be_told_apart_are_passed_through_as_they_are(bench: Bench) -> None:
@@ -204,6 +217,38 @@ def test_what_the_origin_confirms_before_the_edge_hears_of_a_purge_is_made_anew_
         bench.chat(body)
         bench.origin.purged = time.time()
         until(lambda: bench.chat(body).cache == "miss")
+
+
+@pytest.mark.parametrize("way", ["a release without it", "a purge"])
+def test_an_answer_that_cites_a_deleted_document_is_never_served_again(command: list[str], tmp_path: Path, way: str) -> None:
+    with running(command, tmp_path) as bench:
+        bodies = [question(), question()]
+        for body in bodies:
+            assert b"pump.md" in bench.chat(body).body
+            assert bench.chat({**body, "stream": True}).cache == "hit"
+        bench.origin.forgotten.add("pump.md")
+        if way == "a purge":
+            bench.origin.purged = time.time()
+            until(lambda: bench.chat(bodies[0]).cache == "miss")
+        else:
+            bench.promote("r-b")
+            assert bench.chat(bodies[0]).cache == "miss"
+        for streamed in (False, True):
+            again = bench.chat({**bodies[0], "stream": streamed})
+            assert (again.cache, b"pump.md" in again.body) == ("hit", False)
+        bench.origin.close()
+        down = bench.chat(bodies[1])
+        assert (down.status, b"pump.md" in down.body) == (503, False), "nor does it stand in for an origin that is down"
+
+
+def test_a_purge_that_is_dated_in_the_future_costs_answers_and_serves_no_old_one(bench: Bench) -> None:
+    body = question()
+    bench.chat(body)
+    bench.origin.purged = time.time() + 3600
+    until(lambda: bench.chat(body).cache == "miss")
+    assert [bench.chat(body).cache for _ in range(2)] == ["miss", "miss"]
+    bench.origin.purged = 0.0
+    until(lambda: bench.chat(body).cache == "hit")
 
 
 def test_after_the_ttl_the_origin_is_asked(command: list[str], tmp_path: Path) -> None:

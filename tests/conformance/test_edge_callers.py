@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import aiohttp
+import jwt
 import openai
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ragstone import access
 from tests.conformance.bench import ROOT, Bench, Edge, Response, asked, drained, post, question, running, until
@@ -64,6 +67,31 @@ def test_a_key_signed_by_a_new_signing_key_is_taken_once_the_origin_publishes_it
     assert bench.chat(question(), token).status == 401
     bench.origin.keys = access.published(bench.keys)
     until(lambda: bench.chat(question(), token).status == 200)
+
+
+def signed(bench: Bench, **claims: float) -> str:
+    """A key with these times, in Unix seconds."""
+    signing = load_pem_private_key((bench.folder / "keys" / access.SIGNING).read_bytes(), password=None)
+    issued = bench.key()
+    told, kid = jwt.decode(issued, options={"verify_signature": False}), jwt.get_unverified_header(issued)["kid"]
+    return jwt.encode({**told, **claims}, cast(Any, signing), algorithm="EdDSA", headers={"kid": kid})
+
+
+def test_a_keys_times_are_those_of_the_edges_clock_to_the_second(bench: Bench) -> None:
+    now, body = time.time(), question()
+    times = {"exp": (now + 60, now - 1), "nbf": (now - 1, now + 60)}
+    for name, (within, beyond) in times.items():
+        assert bench.chat(body, signed(bench, **{name: within})).status == 200
+        refused = bench.chat(body, signed(bench, **{name: beyond}))
+        assert (refused.status, refused.json["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_a_key_that_the_edge_knows_ends_with_its_time_and_begins_with_it(bench: Bench) -> None:
+    body, soon = question(), int(time.time()) + 4
+    ending, beginning = signed(bench, exp=soon), signed(bench, nbf=soon)
+    assert [bench.chat(body, token).status for token in (ending, ending, beginning)] == [200, 200, 401]
+    until(lambda: time.time() >= soon)
+    assert [bench.chat(body, token).status for token in (ending, beginning, beginning)] == [401, 200, 200]
 
 
 # ---- limits

@@ -24,6 +24,8 @@ export interface Asked {
   maxAge: number;
 }
 
+/** Seconds by which an entry may be dated later than this clock; beyond, its age can't be known. */
+const AHEAD = 60;
 /** Seconds that an entry stays: the cache hands out nothing that is too old, and an old entry is worth a confirmation. */
 const KEPT = 7 * 86_400;
 
@@ -36,7 +38,9 @@ export function asked(header: string): Asked {
 export function decide(entry: Entry | null, asked: Asked, release: string, ttl: number, now: number): "hit" | "revalidate" | "fetch" | "bypass" {
   if (asked.noStore) return "bypass";
   if (!entry) return "fetch";
-  if (entry.release === release && !asked.noCache && now - entry.stored < Math.min(ttl, asked.maxAge)) return "hit";
+  const age = now - entry.stored;
+  const fresh = age >= -AHEAD && Math.max(0, age) < Math.min(ttl, asked.maxAge);
+  if (fresh && entry.release === release && !asked.noCache) return "hit";
   return entry.etag ? "revalidate" : "fetch";
 }
 

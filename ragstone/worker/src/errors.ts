@@ -14,7 +14,7 @@ export const JSON_TYPE = { [TYPE]: "application/json" };
 
 export interface More {
   type?: string;
-  param?: string;
+  param?: string | null;
   /** Seconds after which it is worth trying again. */
   wait?: number;
   headers?: Record<string, string>;
@@ -34,12 +34,12 @@ export class Fault extends Error {
   }
 }
 
-export function fault(status: number, code: string, message: string, more: More = {}): Fault {
-  const type = more.type ?? (status < 500 ? "invalid_request_error" : "server_error");
-  const headers = { ...more.headers };
-  if (more.wait !== undefined) headers["retry-after"] = atLeastOne(more.wait);
-  return new Fault(status, quoted({ error: { message, type, param: more.param ?? null, code } }), headers);
+export function fault(status: number, code: string, message: string, { type = kind(status), param = null, wait, headers }: More = {}): Fault {
+  const told = { ...headers, ...(wait !== undefined && { "retry-after": atLeastOne(wait) }) };
+  return new Fault(status, quoted({ error: { message, type, param, code } }), told);
 }
+
+const kind = (status: number): string => (status < 500 ? "invalid_request_error" : "server_error");
 
 export const originFault = (what: string, status = 502, wait = 1): Fault => fault(status, "origin_error", `the origin ${what}`, { wait });
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from benchmarks.record import goal, record
-from ragstone import replica, serve
+from ragstone import rayserve, replica, serve
 from ragstone.config import Serve, Settings
 from ragstone.errors import GeneratorError
 from ragstone.load import Meter
@@ -214,11 +214,9 @@ async def on_ray(target: float) -> Course:
 
 def running() -> int:
     """How many replicas Ray Serve says that run."""
-    from ray import serve as rayserve
+    from ray import serve
 
-    from ragstone.serve import ray
-
-    return int(rayserve.status().applications[APP].deployments[ray.PART].replica_states.get("RUNNING", 0))
+    return int(serve.status().applications[APP].deployments[rayserve.PART].replica_states.get("RUNNING", 0))
 
 
 def used() -> dict[int, float]:

@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,10 +19,10 @@ import aiohttp
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from ragstone import embedder, raycluster, replica, weights, wire
+from ragstone import embedder, raycluster, weights, wire
 from ragstone.embedding import Embedding
 from ragstone.errors import GeneratorError, Unauthorized
-from ragstone.replica import Replica
+from ragstone.programs import Program
 from ragstone.replicas import LOAD, Replicas
 from ragstone.scale import Bounds, Scaler
 
@@ -47,13 +47,15 @@ class Order:
     """Of a generator: a name of `ragstone models list`, or a file. An embedding model's folder is in `kind`."""
     version: str
     """Of the generator, or the embedding model's digest: weights that are others on a node are refused there."""
-    kind: Replica | Embedding
+    kind: Program | Embedding
     bounds: Bounds
     own: bool
     """Whether this process started the Ray that it runs on."""
     cpus: int
     """Cores that each replica reserves; 0 on this machine, whose cores they share."""
     key: str = field(repr=False)
+    gpus: int = 0
+    """GPUs that each replica reserves."""
 
     @property
     def room(self) -> int:
@@ -69,7 +71,19 @@ def ensure(order: Order, host: str, port: int) -> None:
     found = serve.status().applications.get(order.app)
     if found is not None and found.status == "RUNNING":
         return
+    _check_gpus(order.gpus)
     _run(order)
+
+
+def _check_gpus(count: int) -> None:
+    """Ray would wait for a node that has them, without an end. Raises `GeneratorError`."""
+    import ray
+
+    most = max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if count > most:
+        raise GeneratorError(
+            f"vLLM needs {count} GPU, and no node of the cluster has more than {most}", '"gpu": 0 has transformers run the folder'
+        )
 
 
 def told(app: str) -> str:
@@ -130,7 +144,7 @@ def _run(order: Order, count: int = 0) -> None:
         max_ongoing_requests=order.room,
         max_constructor_retry_count=RETRIES,
         graceful_shutdown_timeout_s=120.0,
-        ray_actor_options={"num_cpus": order.cpus, **({} if order.own else ELSEWHERE)},
+        ray_actor_options={"num_cpus": order.cpus, "num_gpus": order.gpus, **({} if order.own else ELSEWHERE)},
     )
     target = serve.RunTarget(target=made.bind(order), name=order.app, route_prefix=f"/{order.app}")
     serve.run_many([target], wait_for_applications_running=False)
@@ -192,7 +206,7 @@ class Policy:
 
 
 class Server:
-    """One replica: llama.cpp, or an embedding model, as a child of Ray's process, whose requests and answers pass through as they are."""
+    """One replica: a program as a child of Ray's process, whose requests and answers pass through as they are."""
 
     async def __init__(self, order: Order) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         if raycluster.is_alone():
@@ -228,16 +242,16 @@ class Server:
         return self._order
 
 
-def _on_this_node(order: Order) -> Replica | Embedding:
+def _on_this_node(order: Order) -> Program | Embedding:
     """What it runs, with its files as they lie here. Raises `GeneratorError` when they are others."""
     if isinstance(order.kind, Embedding):
         if embedder.digest(Path(order.kind.folder)) != order.version:
             raise GeneratorError(f"{order.kind.folder} is another model on this node")
         return order.kind
-    path = weights.pull(order.model)
-    if replica.version(path, order.kind.context, order.kind.slots) != order.version:
-        raise GeneratorError(f"{path} is another file on this node, or its llama.cpp another one")
-    return replace(order.kind, weights=str(path))
+    kind = order.kind.at(weights.pull(order.model))
+    if kind.version != order.version:
+        raise GeneratorError(f"{kind.weights} is another file on this node, or what runs it another one")
+    return kind
 
 
 def _keep_to_loopback() -> None:

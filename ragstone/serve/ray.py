@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from ragstone import raycluster, rayserve, replica, weights
+from ragstone import programs, raycluster, rayserve, weights
 from ragstone.completions import Completions, Endpoint, Patience
 from ragstone.config import Serve, Settings, load, override
 from ragstone.connect import is_here, scheme
@@ -31,9 +31,9 @@ from ragstone.embedder import Vectors
 from ragstone.embedding import Embedding
 from ragstone.embeddings import asked
 from ragstone.errors import ConfigError, GeneratorError
+from ragstone.programs import Program
 from ragstone.raycluster import HERE
 from ragstone.rayserve import Order
-from ragstone.replica import Replica
 from ragstone.scale import Bounds
 from ragstone.serve import EMBEDDING, GENERATOR, Deployment, Say
 from ragstone.wire import Message, Piece, Sampling
@@ -50,7 +50,9 @@ class Place:
     app: str = ""
     """The application; empty is called like the model."""
     model: str = "smollm2"
-    """A name of `ragstone models list`, or a GGUF file that lies at the same path here and on every node."""
+    """A name of `ragstone models list`, or a GGUF file or Hugging Face folder that lies at the same path here and on every node."""
+    gpu: int = 0
+    """GPUs that each replica takes: vLLM runs the folder then."""
     host: str = "127.0.0.1"
     """Where Serve's HTTP listens on each node, unless it runs there already."""
     port: int = 0
@@ -73,6 +75,7 @@ class Place:
         return f"http://{host}:{_port(self)}"
 
 
+NUMBERS = ("gpu", "port")
 OPTIONS = tuple(one.name for one in fields(Place) if one.name != "cluster")
 
 
@@ -86,9 +89,11 @@ def read(url: str) -> Place:
     values: dict[str, Any] = dict(parse_qsl(query))
     if unknown := sorted(set(values) - set(OPTIONS)):
         raise ConfigError(f"ray has no {unknown[0]!r}; there are {', '.join(OPTIONS)}", EXAMPLE)
-    if not raycluster.address(cluster) or not str(values.get("port", 0)).isdecimal():
+    if not raycluster.address(cluster) or not all(str(values.get(name, 0)).isdecimal() for name in NUMBERS):
         raise ConfigError(f"{url!r} is not the address of a Ray cluster", EXAMPLE)
-    place = Place("ray://" if raycluster.address(cluster) == HERE else cluster, **{**values, "port": int(values.get("port", 0))})
+    place = Place(
+        "ray://" if raycluster.address(cluster) == HERE else cluster, **{**values, **{name: int(values.get(name, 0)) for name in NUMBERS}}
+    )
     host = urlsplit(cluster).hostname
     if host and is_here(place.host) and not is_here(host):
         raise ConfigError(f"Serve would listen on the loopback of {host} only, and not answer here", f"{cluster}?host=0.0.0.0")
@@ -129,20 +134,24 @@ class RayGenerator:
 
     @cached_property
     def weights(self) -> Path:
-        """The GGUF file here, got on first use."""
+        """The GGUF file or the folder here, got on first use."""
         return weights.pull(self.place.model, self._say)
+
+    @cached_property
+    def program(self) -> Program:
+        """What a replica runs."""
+        return programs.choose(self.weights, Path(self.place.model).stem, self._settings, self.place.gpu)
 
     @cached_property
     def version(self) -> str:
         """SHA-256 of all that changes what is generated: that of the same weights on this machine."""
-        return replica.version(self.weights, self._settings.context, self._settings.slots)
+        return self.program.version
 
     @property
     def order(self) -> Order:
         """The application as these settings ask for it."""
-        serve, name = self._settings, Path(self.place.model).stem
-        kind = Replica(str(self.weights), name, serve.context, serve.slots, serve.threads, key="", sleep=serve.sleep)
-        return _order(self.place, self.place.app or name, self.place.model, self.version, kind, serve)
+        app = self.place.app or self.program.name
+        return _order(self.place, app, self.place.model, self.version, self.program, self._settings)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -154,7 +163,7 @@ class RayGenerator:
                 yield piece
 
     async def start(self) -> None:
-        """Join Ray, or start it, and have the application run. Raises `GeneratorError` with llama.cpp's own words."""
+        """Join Ray, or start it, and have the application run. Raises `GeneratorError` with the program's own words."""
         await asyncio.to_thread(lambda: _begin(self.place, self.order))
         self._ours = self.place.address == HERE
         await self._completions.models(self.endpoint)
@@ -226,7 +235,7 @@ def explain(deployment: Deployment, to: str) -> str:
     where = "this machine, in the processes that serve" if place.address == HERE else place.address
     target = deployment.serve.get("target_cpu", Bounds.target)
     lines = [f"{deployment.id} as the application {place.app} of Ray Serve on {where}"]
-    what = f"llama.cpp with {place.model}" if deployment.kind == GENERATOR else "the release's embedding model"
+    what = f"{_engine(place)} with {place.model}" if deployment.kind == GENERATOR else "the release's embedding model"
     lines.append(f"  {deployment.least} to {deployment.most} replicas of {what}, for {target} % of their CPU")
     lines.append(f"  kept as {place.url}")
     return "\n".join([*lines, *(f"  {field} is not used here" for field in deployment.unused)])
@@ -277,14 +286,30 @@ def _place(deployment: Deployment, to: str) -> Place:
     kind = {} if deployment.kind == GENERATOR else {"url": "", "kind": deployment.kind}
     told = json.dumps({**deployment.serve, "model": model, **kind}, sort_keys=True)
     digest = hashlib.sha256(told.encode()).hexdigest()[:8]
-    return replace(place, app=f"{deployment.name}_{deployment.version}-{digest}", model=model)
+    return replace(place, app=f"{deployment.name}_{deployment.version}-{digest}", model=model, gpu=_gpus(deployment) or place.gpu)
+
+
+def _gpus(deployment: Deployment) -> int:
+    """What PAI-EAS's `metadata.gpu` says, for a generator that is a folder: one of llama.cpp takes none here."""
+    model = str(deployment.told.get("model", "")).removeprefix("local://")
+    wanted = deployment.told.get("metadata", {}).get("gpu", 0)
+    return int(wanted) if deployment.kind == GENERATOR and Path(model).is_dir() and str(wanted).isdecimal() else 0
+
+
+def _engine(place: Place) -> str:
+    if not Path(place.model).is_dir():
+        return "llama.cpp"
+    return f"vLLM on {place.gpu} GPU each" if place.gpu else "transformers"
 
 
 def _model(deployment: Deployment, usual: str, place: Place) -> str:
     if scheme(usual) == "ray":
         return place.model
     if scheme(usual) != HERE:
-        raise ConfigError(f"Ray runs llama.cpp, and {usual} is no GGUF file", 'model = "local:///models/name.gguf"')
+        raise ConfigError(
+            f"Ray runs files of llama.cpp and Hugging Face folders, and {usual} is neither",
+            'model = "local:///models/name.gguf", or a folder',
+        )
     return usual.removeprefix("local").removeprefix("://") or Place.model
 
 
@@ -293,10 +318,10 @@ def _key(place: Place, serve: Serve) -> str:
     return serve.api_key or (_secret() if place.address == HERE else "")
 
 
-def _order(place: Place, app: str, model: str, version: str, kind: Replica | Embedding, serve: Serve) -> Order:
+def _order(place: Place, app: str, model: str, version: str, kind: Program | Embedding, serve: Serve) -> Order:
     bounds = Bounds(serve.replicas, max(serve.replicas, serve.replicas_most), serve.target_cpu, down=serve.scale_down)
     own = place.address == HERE
-    return Order(app, model, version, kind, bounds, own, 0 if own else serve.threads, _key(place, serve))
+    return Order(app, model, version, kind, bounds, own, 0 if own else serve.threads, _key(place, serve), place.gpu)
 
 
 def _begin(place: Place, order: Order) -> None:

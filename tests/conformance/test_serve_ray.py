@@ -31,6 +31,7 @@ from ragstone.errors import ConfigError, GeneratorError, ReleaseError
 from ragstone.serve import Sampling, ray
 from ragstone.serve.ray import RayGenerator
 from ragstone.show import Silence
+from tests import causal
 from tests.conformance.test_serve import (  # noqa: F401
     CONTEXT,
     VALVE,
@@ -46,6 +47,7 @@ from tests.conformance.test_serve import (  # noqa: F401
     test_the_version_is_a_digest_that_stays_the_same,
     test_what_is_asked_may_hold_any_text,
 )
+from tests.conformance.test_serve_folder import generated
 from tests.origins import Origin, asked, running, site, until
 from tests.processes import below, listening
 from tests.test_service import written
@@ -203,6 +205,30 @@ def test_an_embedding_service_on_a_cluster_gives_the_origins_vectors_to_it_and_t
         service.status(at.store, "embed/v1")
 
 
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed: pip install 'ragstone[transformers]'")
+def test_a_folder_answers_on_a_cluster_as_it_does_here_and_vllm_without_a_gpu_is_an_error(
+    cluster: str,
+    settings: Settings,
+    tmp_path: Path,
+    loop: asyncio.Runner,  # noqa: F811
+) -> None:
+    folder = causal.made(tmp_path / "model")
+    told = {"name": "tiny", "model": f"local://{folder}", "slots": 1, "context": 512, "threads": 1}
+    opened, found = store.connect(settings.store_url), service.read(written(tmp_path, told), "v1", settings)
+    service.deploy(settings, opened, found, print, cluster)
+    there = serve.connect(serve.deployed(opened, "tiny/v1", settings))
+    here = serve.connect(config.override(settings, "serve", **found.serve))
+    assert there.version == here.version
+    loop.run(there.start())
+    assert loop.run(answer(there, VALVE, Sampling(max_tokens=20)))[0] == generated(folder)
+    loop.run(there.close())
+    service.delete(opened, "production", "tiny/v1")
+    on_gpu = service.read(written(tmp_path, {**told, "metadata": {"gpu": 1}}), "v2", settings)
+    with pytest.raises(GeneratorError, match="vLLM needs 1 GPU, and no node of the cluster has more than 0"):
+        service.deploy(settings, opened, on_gpu, print, cluster)
+    assert service.deployed(opened) == ["tiny/v1"]
+
+
 def test_a_version_that_crashes_at_start_costs_no_user_an_answer(origin: Origin, cluster: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF but not really")
@@ -298,7 +324,7 @@ def test_what_this_machines_own_ray_runs_is_looked_after_by_who_serves(settings:
     assert "on this machine, in the processes that serve" in service.explain(found, "ray")
     with pytest.raises(ConfigError, match="ends with them"):
         ray.status(ray.address(found, "ray"))
-    with pytest.raises(ConfigError, match=r"openai://host/v1.* is no GGUF file"):
+    with pytest.raises(ConfigError, match=r"openai://host/v1.* is neither"):
         ray.address(service.read(written(tmp_path, {"model": "openai://host/v1?model=q"}), "v1", settings), "ray")
 
 

@@ -150,9 +150,11 @@ def test_a_canary_of_the_standard_mode_stands_beside_the_version_in_force_until_
     assert cluster.spec("pump-llm")["predictor"]["name"] == "v1"
     with pytest.raises(ConfigError, match="promotes another model only"):
         deployed(settings, opened, tmp_path, to, "v2", **other, context=2048)
+    cluster.looks[("inferenceservices", "pump-llm")] = 4
     deployed(settings, opened, tmp_path, to, version="v2")
     assert list(cluster.objects) == [("inferenceservices", "pump-llm")]
     url = kept(opened, "pump-llm/v2")
+    assert "Ready, CanaryReady" in service.status(opened, url)
     assert "10 % of the questions to v2" in service.status(opened, url)
     for percent in (25, 0):
         service.split(url, percent)

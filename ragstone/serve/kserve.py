@@ -162,11 +162,12 @@ def deploy(deployment: Deployment, to: str, say: Say) -> None:
     """The service, applied and ready. Raises `ConfigError` without kubectl, a context or the right to; `GeneratorError`, `Conflict`."""
     place = _place(deployment, to)
     say(f"deploy    {place.service} in {place.kubectl.context_name()}")
-    if not (place.canary and place.mode == STANDARD and _stood_beside(deployment, place)):
+    beside = bool(place.canary) and place.mode == STANDARD and _stood_beside(deployment, place)
+    if not beside:
         for line in place.kubectl.apply(yaml.safe_dump_all(manifests(deployment, place), sort_keys=False)).splitlines():
             say(f"deploy    {line}")
     try:
-        place.kubectl.run(*_until_ready(place), seconds=place.wait + 30)
+        place.kubectl.run(*_until_ready(place, beside), seconds=place.wait + 30)
     except GeneratorError as error:
         raise GeneratorError(f"{_described(place)}: {error.message}", f"ragstone service logs '{place.url}'") from error
     say(f"deploy    {_described(place)}")
@@ -373,10 +374,11 @@ def _one(url: str) -> Place:
     return place
 
 
-def _until_ready(place: Place) -> list[str]:
+def _until_ready(place: Place, beside: bool) -> list[str]:
     if place.kind:
         return ["rollout", "status", f"deployment/{place.service}", f"--timeout={place.wait:g}s"]
-    return ["wait", "--for=condition=Ready", f"{INFERENCE}/{place.service}", f"--timeout={place.wait:g}s"]
+    condition = "CanaryReady" if beside else "Ready"  # the latter is so while a canary still loads
+    return ["wait", f"--for=condition={condition}", f"{INFERENCE}/{place.service}", f"--timeout={place.wait:g}s"]
 
 
 def _within(place: Place) -> str:

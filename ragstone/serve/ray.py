@@ -286,14 +286,16 @@ def _place(deployment: Deployment, to: str) -> Place:
     kind = {} if deployment.kind == GENERATOR else {"url": "", "kind": deployment.kind}
     told = json.dumps({**deployment.serve, "model": model, **kind}, sort_keys=True)
     digest = hashlib.sha256(told.encode()).hexdigest()[:8]
-    return replace(place, app=f"{deployment.name}_{deployment.version}-{digest}", model=model, gpu=_gpus(deployment) or place.gpu)
+    return replace(place, app=f"{deployment.name}_{deployment.version}-{digest}", model=model, gpu=_gpus(deployment, place))
 
 
-def _gpus(deployment: Deployment) -> int:
-    """What PAI-EAS's `metadata.gpu` says, for a generator that is a folder: one of llama.cpp takes none here."""
-    model = str(deployment.told.get("model", "")).removeprefix("local://")
-    wanted = deployment.told.get("metadata", {}).get("gpu", 0)
-    return int(wanted) if deployment.kind == GENERATOR and Path(model).is_dir() and str(wanted).isdecimal() else 0
+def _gpus(deployment: Deployment, place: Place) -> int:
+    """What PAI-EAS's `metadata.gpu` says, or the URL, for a generator that is a folder: llama.cpp and embedding models take none here."""
+    model = str(deployment.told.get("model", "")).removeprefix("local://") or place.model
+    if deployment.kind != GENERATOR or not Path(model).is_dir():
+        return 0
+    wanted = str(deployment.told.get("metadata", {}).get("gpu", place.gpu))
+    return int(wanted) if wanted.isdecimal() else place.gpu
 
 
 def _engine(place: Place) -> str:

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import aiohttp
+import numpy as np
 import openai
 import psutil
 import pytest
@@ -24,9 +25,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner
 
-from ragstone import config, project, raycluster, rayserve, serve, service, store
+from ragstone import config, embedder, project, raycluster, rayserve, serve, service, store
 from ragstone.cli import app
 from ragstone.config import Serve, Settings
+from ragstone.embedder import Embedder
 from ragstone.errors import ConfigError, GeneratorError, ReleaseError
 from ragstone.serve import Sampling, ray
 from ragstone.serve.ray import RayGenerator
@@ -51,6 +53,7 @@ from tests.conformance.test_serve_folder import generated
 from tests.origins import Origin, asked, running, site, until
 from tests.processes import below, listening
 from tests.test_service import written
+from tests.tiny import tiny
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ragstone[ray]'")
 
@@ -203,6 +206,27 @@ def test_an_embedding_service_on_a_cluster_gives_the_origins_vectors_to_it_and_t
     service.delete(at.store, "production", "embed/v1")
     with pytest.raises(GeneratorError, match="has no application embed_v1-"):
         service.status(at.store, "embed/v1")
+
+
+def test_this_machines_own_ray_encodes_for_who_has_its_key_and_ends_the_application_with_it(
+    generator: RayGenerator,
+    loop: asyncio.Runner,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    folder = tiny(tmp_path)
+
+    async def case() -> None:
+        made = ray.vectors(Serve(url="ray?app=mine", threads=1), folder, embedder.digest(folder))
+        await made.start()
+        np.testing.assert_array_equal(await made.encode("query", TEXTS), Embedder(folder, threads=1).queries(TEXTS))
+        async with aiohttp.request("POST", f"{made.endpoint.url}/embeddings", json={"model": "m", "input": TEXTS}) as response:
+            assert response.status == 401
+        assert "is RUNNING" in await asyncio.to_thread(rayserve.told, "mine")
+        await made.close()
+
+    loop.run(case())
+    with pytest.raises(GeneratorError, match="has no application mine"):
+        rayserve.told("mine")
 
 
 @pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed: pip install 'ragstone[transformers]'")

@@ -2,10 +2,13 @@
 
     python -m benchmarks.scaling [--runs N] [--ray]
 
-Six clients ask SmolLM2 one question after the other; a replica has one thread and one slot, the CPU target is 70 %, and there may be three.
-Seconds count from the first request, or from the end of the last; a model's load, which is part of them, is given beside. Every answer is
-checked to be whole. `--ray` (it needs `ragstone[ray]`) has the same llama.cpp under the same rule on Ray Serve too, in turns; Ray is up,
-with its one replica, before the first request.
+Six clients ask SmolLM2 one question after the other, a long one with an answer of one token: reading it takes the replica's CPU, and
+hardly any of those who ask. A replica has one thread and one slot, and there may be three. The CPU target is 70 %; where other work keeps
+two replicas below it, it is 70 % of what they get, which is measured before each repeat and recorded. Seconds count from the first
+request, or from the end of the last; a model's load, which is part of them, is given beside. Every answer is checked to be whole. `--ray`
+(it needs `ragstone[ray]`) has the same llama.cpp under the same rule on Ray Serve too, in turns; Ray is up, with its one replica, before
+the first request. A phase that is not done after 40 s counts as not reached, with the CPU that was seen, so that it always ends: with
+`--ray` and five runs after about five minutes on two idle cores, after 25 where nothing is reached.
 """
 
 from __future__ import annotations
@@ -14,27 +17,59 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import psutil
 
 from benchmarks.record import goal, record
-from ragstone import serve
+from ragstone import rayserve, replica, serve
 from ragstone.config import Serve, Settings
 from ragstone.errors import GeneratorError
+from ragstone.load import Meter
 from ragstone.serve import Generator, Message, Sampling
 from ragstone.serve.local import LocalGenerator
 
 ASKED = [Message("user", "Tell a long story about a pump.")]
+LONG = [Message("user", "Tell a long story about a pump. " * 20)]
 CLIENTS, MOST, CHOICES = 6, 3, 2000
+TARGET, ENOUGH = 70.0, 80.0
+"""Per cent of its core: the target, and what two replicas must get for the rule, with its tolerance of 10 %, to ask for a third."""
 OUT, AWAKE = 6.0, 1.0
 """Seconds: until three replicas are ready, a model's load not counted; until a sleeping one says its first token."""
-LIMIT = 120.0
-"""Seconds after which it ends without figures: replicas that are kept from the cores never reach the target."""
-BOUNDS: Mapping[str, object] = {"threads": 1, "slots": 1, "context": 1024, "replicas_most": MOST, "target_cpu": 70.0, "scale_down": 5.0}
+PHASE = 40.0
+"""Seconds after which a number of replicas counts as not reached."""
+BOUNDS: Mapping[str, object] = {"threads": 1, "slots": 1, "context": 1024, "replicas_most": MOST, "scale_down": 5.0}
 APP = "scaling"
 
-Scaled = dict[str, float]
-"""Seconds until two and three replicas were ready and until one was left; how many requests there were, and how many failed."""
+
+@dataclass
+class Course:
+    """One repeat: seconds until two and three replicas were ready and until one was left, None where that was not reached."""
+
+    two: float | None = None
+    three: float | None = None
+    back: float | None = None
+    cpu: float | None = None
+    """Per cent of its core that each replica took, on average, until the load ended."""
+    requests: int = 0
+    failed: int = 0
+    error: str = ""
+    """Why it could not be run."""
+
+
+Way = Callable[[float], Awaitable[Course]]
+"""Runs one repeat, with the target."""
+
+
+@dataclass
+class Ways:
+    """What was measured of each way, and before each repeat the CPU that replicas can get, per cent of a core."""
+
+    reached: list[float] = field(default_factory=list)
+    targets: list[float] = field(default_factory=list)
+    courses: dict[str, list[Course]] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -46,54 +81,88 @@ def main() -> None:
 
 
 async def measure(runs: int, ray: bool) -> None:
-    loads = [await load() for _ in range(runs)]
-    ways = {"local": local, **({"ray": on_ray} if ray else {})}
-    scaled: dict[str, list[Scaled]] = {name: [] for name in ways}
-    for _ in range(runs):
-        for name, way in ways.items():
-            scaled[name].append(await way())
+    loads = told([await load() for _ in range(runs)])
+    ways = await turns(runs, {"local": local, **({"ray": on_ray} if ray else {})})
     woken = [await wake() for _ in range(runs)]
-    figures = out(scaled["local"])
-    three, asleep = figures["3 replicas ready after, s"]["median"], told([asleep for asleep, _ in woken])
+    asleep = told([asleep for asleep, _ in woken])
+    ours = ways.courses["local"]
     record(
         "scaling",
         {
             "runs": runs,
-            "load of a model, s": told(loads),
-            **figures,
-            **counts(scaled["local"]),
+            "CPU of each of two replicas that are always asked, %": told(ways.reached, 0),
+            "CPU target, %": told(ways.targets, 0),
+            "load of a model, s": loads,
+            **out(ours),
             "first token of a sleeping replica, s": asleep,
             "first token of a waking one, s": told([awake for _, awake in woken]),
             "choosing a replica, us": told([await choose() for _ in range(runs)], 1),
-            **(beside(figures, scaled["ray"]) if ray else {}),
+            **(beside(ours, ways.courses["ray"]) if ray else {}),
             "goals": {
-                "3 replicas ready, but for a model's load, s": goal(round(three - told(loads)["median"], 2), most=OUT),
+                "3 replicas ready, but for a model's load, s": third(ours, loads["median"]),
+                "CPU target of every repeat, %": goal(min(ways.targets), least=TARGET),
                 "first token of a sleeping replica, s": goal(asleep["median"], most=AWAKE),
-                "failed": goal(counts(scaled["local"])["failed"], most=0),
+                "failed": goal(sum(one.failed for one in ours), most=0),
             },
         },
     )
 
 
-def out(runs: list[Scaled]) -> dict[str, dict[str, float]]:
+async def turns(runs: int, ways: Mapping[str, Way]) -> Ways:
+    found = Ways(courses={name: [] for name in ways})
+    for _ in range(runs):
+        found.reached.append(await reach())
+        found.targets.append(TARGET if found.reached[-1] >= ENOUGH else TARGET * found.reached[-1] / 100)
+        for name, way in ways.items():
+            found.courses[name].append(await tried(way, found.targets[-1]))
+            print(f"{name}: {found.courses[name][-1]}", flush=True)
+    return found
+
+
+async def tried(way: Way, target: float) -> Course:
+    try:
+        return await way(target)
+    except GeneratorError as error:
+        return Course(error=str(error))
+
+
+def third(runs: list[Course], load: float) -> dict[str, float]:
+    """The goal of three replicas: a repeat that did not reach them took longer than any that did."""
+    times = [PHASE * 2 if one.three is None else one.three for one in runs]
+    return goal(round(statistics.median(times) - load, 2), most=OUT)
+
+
+def out(runs: list[Course]) -> dict[str, object]:
     return {
-        "2 replicas ready after, s": told([one["two"] for one in runs]),
-        "3 replicas ready after, s": told([one["three"] for one in runs]),
-        "1 replica again after, s (window of 5 s)": told([one["back"] for one in runs]),
+        "2 replicas ready after, s": reached([one.two for one in runs]),
+        "3 replicas ready after, s": reached([one.three for one in runs]),
+        "1 replica again after, s (window of 5 s)": reached([one.back for one in runs]),
+        "CPU of each replica until the load ended, %": told([one.cpu for one in runs if one.cpu is not None], 0),
+        "requests": sum(one.requests for one in runs),
+        "failed": sum(one.failed for one in runs),
+        **({"not run": errors} if (errors := sorted({one.error for one in runs if one.error})) else {}),
     }
 
 
-def counts(runs: list[Scaled]) -> dict[str, int]:
-    return {name: sum(int(one[name]) for one in runs) for name in ("requests", "failed")}
+def reached(times: list[float | None]) -> dict[str, float]:
+    there = [one for one in times if one is not None]
+    missed = len(times) - len(there)
+    return {**told(there), **({f"not reached in {PHASE:g} s": missed} if missed else {})}
 
 
-def beside(ours: Mapping[str, Mapping[str, float]], runs: list[Scaled]) -> dict[str, object]:
+def beside(ours: list[Course], theirs: list[Course]) -> dict[str, object]:
     """Ray's figures, and how many times as long it takes as this machine's own."""
-    theirs = out(runs)
-    return {
-        "ray": {**theirs, **counts(runs)},
-        "ray, times local": {name: round(theirs[name]["median"] / ours[name]["median"], 2) for name in theirs},
-    }
+    mine, other = out(ours), out(theirs)
+    times = {name: ratio for name in mine if name.endswith((", s", "5 s)")) and (ratio := times_longer(mine[name], other[name]))}
+    return {"ray": other, "ray, times local": times}
+
+
+def times_longer(ours: object, theirs: object) -> float | None:
+    """The ratio of two medians, where there are both."""
+    match ours, theirs:
+        case {"median": float(mine)}, {"median": float(other)}:
+            return round(other / mine, 2)
+    return None
 
 
 def generator(**values: object) -> LocalGenerator:
@@ -109,61 +178,108 @@ async def load() -> float:
     return took
 
 
-async def local() -> Scaled:
-    one = generator(**BOUNDS)
+async def reach() -> float:
+    """Per cent of its core that each of two replicas gets when both are always asked."""
+    one, meter, count = generator(replicas=2), Meter(), Course()
     await one.start()
-    replicas = one._replicas
-    assert replicas is not None
-    found = await scale(one, lambda: len(replicas.ready))
+    async with asking(one, count):
+        await asyncio.sleep(1)
+        meter.shares(used)
+        await asyncio.sleep(4)
+        found = busy(meter)
     await one.close()
-    return found
+    return found or 0.0
 
 
-async def on_ray() -> Scaled:
+async def local(target: float) -> Course:
+    one = generator(**BOUNDS, target_cpu=target)
+    try:
+        await one.start()
+        replicas = one._replicas
+        assert replicas is not None
+        return await scale(one, lambda: len(replicas.ready))
+    finally:
+        await one.close()
+
+
+async def on_ray(target: float) -> Course:
     """An application of Ray Serve, in a Ray that this process keeps until it ends."""
-    one = serve.connect(Settings(serve=Serve(url=f"ray?app={APP}", **BOUNDS)))  # type: ignore[arg-type]
-    await one.start()
-    found = await scale(one, running)
-    await one.close()
-    return found
+    one = serve.connect(Settings(serve=Serve(url=f"ray?app={APP}", target_cpu=target, **BOUNDS)))  # type: ignore[arg-type]
+    try:
+        await one.start()
+        return await scale(one, running)
+    finally:
+        await one.close()
 
 
 def running() -> int:
     """How many replicas Ray Serve says that run."""
-    from ray import serve as rayserve
+    from ray import serve
 
-    from ragstone.serve import ray
-
-    return int(rayserve.status().applications[APP].deployments[ray.PART].replica_states.get("RUNNING", 0))
+    return int(serve.status().applications[APP].deployments[rayserve.PART].replica_states.get("RUNNING", 0))
 
 
-async def scale(one: Generator, ready: Callable[[], int]) -> Scaled:
-    asked = {"requests": 0.0, "failed": 0.0}
-    began = time.perf_counter()
-    clients = [asyncio.create_task(client(one, asked)) for _ in range(CLIENTS)]
-    found = {"two": await until(ready, 2, began), "three": await until(ready, MOST, began)}
-    for task in clients:
-        task.cancel()
-    await asyncio.wait(clients)
-    return found | asked | {"back": await until(ready, 1, time.perf_counter())}
+def used() -> dict[int, float]:
+    """The CPU seconds of each replica below this process: Ray's are children of its workers."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it ended just now
+            if replica.Replica.program in process.cmdline():
+                times = process.cpu_times()
+                found[process.pid] = times.user + times.system
+    return found
 
 
-async def client(one: Generator, asked: Scaled) -> None:
+def busy(meter: Meter) -> float | None:
+    """Per cent of its core that each replica took since the last look."""
+    shares = meter.shares(used).values()
+    return 100 * statistics.mean(shares) if shares else None
+
+
+async def scale(one: Generator, ready: Callable[[], int]) -> Course:
+    found, meter, began = Course(), Meter(), time.perf_counter()
+    async with asking(one, found):
+        meter.shares(used)
+        found.two = await until(ready, 2, began)
+        if found.two is not None:
+            found.cpu = busy(meter)
+            found.three = await until(ready, MOST, began)
+        found.cpu = busy(meter) or found.cpu
+    if found.two is not None:
+        found.back = await until(ready, 1, time.perf_counter())
+    return found
+
+
+@asynccontextmanager
+async def asking(one: Generator, count: Course) -> AsyncIterator[None]:
+    """All clients ask, until its end."""
+    clients = [asyncio.create_task(client(one, count)) for _ in range(CLIENTS)]
+    try:
+        yield
+    finally:
+        for task in clients:
+            task.cancel()
+        await asyncio.wait(clients)
+
+
+async def client(one: Generator, count: Course) -> None:
     with suppress(asyncio.CancelledError):
         while True:
             try:
-                async with aclosing(one.stream(ASKED, Sampling(max_tokens=64))) as pieces:
+                async with aclosing(one.stream(LONG, Sampling(max_tokens=1))) as pieces:
                     last = [piece async for piece in pieces][-1]
-                asked["failed"] += last.finish is None
+                count.failed += last.finish is None
             except GeneratorError:
-                asked["failed"] += 1
-            asked["requests"] += 1
+                count.failed += 1
+            count.requests += 1
 
 
-async def until(ready: Callable[[], int], count: int, began: float) -> float:
-    while (found := await asyncio.to_thread(ready)) != count:
-        if time.perf_counter() - began > LIMIT:
-            raise SystemExit(f"after {LIMIT:g} s there are {found} replicas, not {count}: does other work take the cores?")
+async def until(ready: Callable[[], int], count: int, began: float) -> float | None:
+    """Seconds from `began` until there are so many replicas; None when that takes longer than a phase from now."""
+    deadline = time.perf_counter() + PHASE
+    while await asyncio.to_thread(ready) != count:
+        if time.perf_counter() > deadline:
+            return None
         await asyncio.sleep(0.02)
     return time.perf_counter() - began
 
@@ -206,6 +322,8 @@ async def choose() -> float:
 
 
 def told(values: list[float], digits: int = 2) -> dict[str, float]:
+    if not values:
+        return {}
     return {
         "median": round(statistics.median(values), digits),
         "least": round(min(values), digits),

@@ -131,6 +131,11 @@ class Kept:
         self.process = spawn(self.arguments, self.log, folder=self.folder, environment=self.environment, quiet=self.quiet)
 
 
+def bound() -> Callable[[], None]:
+    """What a child of any program runs before it, so that on Linux it gets SIGTERM when this process dies."""
+    return _prepared(background=False, bound=True)
+
+
 def _prepared(background: bool, bound: bool) -> Callable[[], None]:
     """What the child runs before its program: follow the parent into death, step back in the queue for the CPU."""
     parent = os.getpid()

@@ -147,9 +147,9 @@ class Serve:
     """Which generator answers, and how."""
 
     url: str = "local://smollm2"
-    """`local://<weights>` runs llama.cpp here; `openai://host/v1?model=name` (or `openai+http://`) calls an OpenAI-compatible server,
-    `ray` or `ray://host:10001` llama.cpp on Ray Serve, `eas://service?region=name` a service on PAI-EAS, `bailian://app` an application
-    of Bailian."""
+    """`local://<weights>` runs llama.cpp here, or transformers where the weights are a folder; `openai://host/v1?model=name` (or
+    `openai+http://`) calls an OpenAI-compatible server, `ray` or `ray://host:10001` runs the same as `local` on Ray Serve,
+    `eas://service?region=name` a service on PAI-EAS, `bailian://app` an application of Bailian."""
     api_key: str = field(default="", repr=False)
     """The key for an `openai` server; from RAGSTONE_SERVE_API_KEY rather than the file."""
     timeout: float = 120.0

@@ -1,7 +1,7 @@
 """The program of one embedding replica: vectors of texts behind a port of its own, until the process that started it is gone.
 
-Like `replica`, it reads one line of JSON (the fields of `Embedding`) and writes its address. A request is JSON of `kind` and `texts`; the
-answer is float32, a row a text. Requests that come meanwhile are encoded together.
+Like `replica`, it reads one line of JSON (the fields of `Embedding`) and writes its address. A request to `/v1/vectors` is JSON of `kind`
+and `texts`, and the answer float32, a row a text; `/v1/embeddings` is OpenAI's. Requests that come meanwhile are encoded together.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
+import orjson
+from aiohttp import web
+
+from ragstone import fields, vectors, wire
+from ragstone.batch import Batches
+from ragstone.errors import RequestError
+from ragstone.vectors import DOCUMENT, QUERY
+
 if TYPE_CHECKING:
     from ragstone.embedder import Embedder, Vectors
 
-DOCUMENT, QUERY, CHUNK = KINDS = ("document", "query", "chunk")
-"""What a text is: a passage, a question, or a chunk as an index has it, which is JSON of its title and its text."""
 MOST = 64
 """Texts that are encoded together at most; a text more costs all who wait."""
 BODY = 64 << 20
@@ -60,29 +66,53 @@ async def serve(embedding: Embedding) -> None:
     """Listen on a loopback port that the OS chose, and say which."""
     from pathlib import Path
 
-    from aiohttp import web
-
-    from ragstone.batch import Batches
     from ragstone.embedder import Embedder
 
-    embedder = Embedder(Path(embedding.folder), threads=embedding.threads)
-    batches = Batches[str, "Vectors"](lambda kind, texts: encoded(embedder, kind, texts), MOST)
-    bearer = f"Bearer {embedding.key}"
-
-    async def answer(request: web.Request) -> web.Response:
-        if not hmac.compare_digest(request.headers.get("authorization", ""), bearer):
-            return web.Response(status=401)
-        asked = await request.json()
-        vectors = await batches.ask(asked["kind"], asked["texts"])
-        return web.Response(body=vectors.astype("<f4").tobytes())
-
+    served = Served(Embedder(Path(embedding.folder), threads=embedding.threads), f"Bearer {embedding.key}")
     app = web.Application(client_max_size=BODY)
-    app.router.add_post("/v1/vectors", answer)
+    app.router.add_post("/v1/vectors", served.rows)
+    app.router.add_post("/v1/embeddings", served.openai)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     print(json.dumps({"address": f"http://127.0.0.1:{runner.addresses[0][1]}"}), flush=True)
     await asyncio.Event().wait()
+
+
+class Served:
+    """A model behind two paths; who does not show the key learns nothing."""
+
+    def __init__(self, embedder: Embedder, bearer: str) -> None:
+        self._embedder, self._bearer = embedder, bearer
+        self._batches = Batches[str, "Vectors"](lambda kind, texts: encoded(embedder, kind, texts), MOST)
+
+    async def rows(self, request: web.Request) -> web.Response:
+        """Float32, a row a text."""
+        if not self._admits(request):
+            return web.Response(status=401)
+        asked = await request.json()
+        found = await self._batches.ask(asked["kind"], asked["texts"])
+        return web.Response(body=found.astype("<f4").tobytes())
+
+    async def openai(self, request: web.Request) -> web.Response:
+        """OpenAI's answer, or its error."""
+        if not self._admits(request):
+            return web.Response(status=401)
+        try:
+            return await self._answer(await request.read())
+        except RequestError as error:
+            return web.Response(body=wire.error_body(error), status=error.status, content_type="application/json")
+
+    async def _answer(self, body: bytes) -> web.Response:
+        asked = vectors.read(fields.read(body))
+        asked.check_chunks()
+        asked.check_dimensions(self._embedder.dimensions)
+        found = await self._batches.ask(asked.kind, asked.texts)
+        tokens = await asyncio.to_thread(lambda: sum(map(self._embedder.tokens, asked.texts)))
+        return web.Response(body=orjson.dumps(vectors.answer(asked, found, tokens)), content_type="application/json")
+
+    def _admits(self, request: web.Request) -> bool:
+        return hmac.compare_digest(request.headers.get("authorization", ""), self._bearer)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from ragstone.batch import Batches
-from ragstone.completions import Completions, Patience
+from ragstone.completions import Completions, Endpoint, Patience
 from ragstone.config import Serve
 from ragstone.embedder import Embedder, Vectors
 from ragstone.embedding import MOST, Embedding, encoded
@@ -25,6 +25,9 @@ PATH = "/vectors"
 class Embeddings(Protocol):
     """What encodes for others."""
 
+    async def start(self) -> None:
+        """Be ready to encode. Raises `GeneratorError`."""
+
     async def encode(self, kind: str, texts: Sequence[str]) -> Vectors:
         """One unit vector a text. A chunk must be one (`views.of_passage`). Raises `GeneratorError` when no replica answers."""
 
@@ -37,6 +40,9 @@ class Here:
 
     def __init__(self, embedder: Embedder) -> None:
         self._batches = Batches[str, "Vectors"](lambda kind, texts: encoded(embedder, kind, texts), MOST)
+
+    async def start(self) -> None:
+        pass
 
     async def encode(self, kind: str, texts: Sequence[str]) -> Vectors:
         return await self._batches.ask(kind, texts)
@@ -59,12 +65,10 @@ class Scaled:
         await self._replicas.start()
 
     async def encode(self, kind: str, texts: Sequence[str]) -> Vectors:
-        body = orjson.dumps({"kind": kind, "texts": list(texts)})
         for again in (True, False):
             try:
                 async with self._replicas.lend(LOAD) as endpoint:
-                    answer = await self._client.post(endpoint, PATH, body)
-                return np.frombuffer(answer, "<f4").reshape(len(texts), -1).astype(np.float32)
+                    return await asked(self._client, endpoint, kind, texts)
             except GeneratorError as error:
                 if not (again and error.retryable):
                     raise  # a replica that died costs the next one's start, and no error
@@ -73,3 +77,9 @@ class Scaled:
     async def close(self) -> None:
         await self._replicas.close()
         await self._client.close()
+
+
+async def asked(client: Completions, endpoint: Endpoint, kind: str, texts: Sequence[str]) -> Vectors:
+    """The vectors that a replica's own path gives. Raises `GeneratorError`."""
+    answer = await client.post(endpoint, PATH, orjson.dumps({"kind": kind, "texts": list(texts)}))
+    return np.frombuffer(answer, "<f4").reshape(len(texts), -1).astype(np.float32)

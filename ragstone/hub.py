@@ -19,11 +19,11 @@ from ragstone.errors import WeightsError
 SCHEME = "hub://"
 ID = re.compile(r"(hub://)?(?P<owner>[\w][\w.-]*)/(?P<name>[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
-SAYS = r"config|modules|tokenizer|tokenizer_config|special_tokens_map|sentence_bert_config|config_sentence_transformers"
+SAYS = r"config|generation_config|modules|tokenizer|tokenizer_config|special_tokens_map|sentence_bert_config|config_sentence_transformers"
 WANTED = re.compile(
-    rf"({SAYS}|model\.safetensors\.index)\.json|vocab\.txt|model(-\d+-of-\d+)?\.safetensors|\d+_\w+/(config\.json|model\.safetensors)"
+    rf"({SAYS}|model\.safetensors\.index)\.json|vocab\.txt|chat_template\.jinja|model(-\d+-of-\d+)?\.safetensors|\d+_\w+/(config\.json|model\.safetensors)"
 )
-"""The files of a model in Sentence-Transformers' layout; anything else stays on the hub."""
+"""The files of a model in Sentence-Transformers' layout, or of a generator; anything else stays on the hub."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,21 @@ class Replica:
 
     program: ClassVar[str] = __file__
 
+    @property
+    def version(self) -> str:
+        """SHA-256 of all that changes what is generated; threads don't, and the chat template is in the weights."""
+        from importlib import metadata
+
+        with open(self.weights, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        engine = f"xllamacpp {metadata.version('xllamacpp')}, {REVISION}"
+        parts = {"weights": digest, "engine": engine, "context": self.context, "slots": self.slots}
+        return hashlib.sha256(json.dumps(parts, separators=(",", ":"), sort_keys=True).encode()).hexdigest()
+
+    def at(self, weights: Path) -> Replica:
+        """The same, of weights that lie elsewhere."""
+        return replace(self, weights=str(weights))
+
     def keyed(self, key: str) -> Replica:
         """The same, that asks for this key."""
         return replace(self, key=key)
@@ -42,17 +57,6 @@ class Replica:
     def line(self) -> bytes:
         """The line that the program reads."""
         return json.dumps(asdict(self)).encode() + b"\n"
-
-
-def version(weights: Path, context: int, slots: int) -> str:
-    """SHA-256 of all that changes what is generated; threads don't, and the chat template is in the weights."""
-    from importlib import metadata
-
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    engine = f"xllamacpp {metadata.version('xllamacpp')}, {REVISION}"
-    parts = {"weights": digest, "engine": engine, "context": context, "slots": slots}
-    return hashlib.sha256(json.dumps(parts, separators=(",", ":"), sort_keys=True).encode()).hexdigest()
 
 
 def serve(replica: Replica) -> Any:

@@ -301,4 +301,4 @@ class Child:
         assert self.process.stderr is not None
         while line := await self.process.stderr.readline():
             self._words.append(line.decode(errors="replace").strip()[:300])
-            log.info("llama.cpp: %s", self._words[-1])
+            log.info("a replica says: %s", self._words[-1])

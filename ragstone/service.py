@@ -22,7 +22,7 @@ from ragstone import serve
 from ragstone import store as stores
 from ragstone.config import Settings, override
 from ragstone.connect import built_in, connector, scheme
-from ragstone.embeddings import Scaled
+from ragstone.embeddings import Embeddings, Scaled
 from ragstone.errors import ConfigError, Conflict, GeneratorError, ReleaseError
 from ragstone.release import Record, Release
 from ragstone.serve import EMBEDDING, GENERATOR, KINDS, OURS, Deployment, Message, Sampling, Say
@@ -56,6 +56,8 @@ PLACES = {
 
 NAMES = ("name", "metadata.name")
 KIND = "kind"
+VECTORS = "vectors"
+"""What a connector calls that which encodes there."""
 
 ELSEWHERE = frozenset(
     """autoscaler cloud containers dockerAuth features labels metadata model_config model_entry model_path networking options oss_endpoint
@@ -99,7 +101,7 @@ def read(path: Path, version: str, settings: Settings) -> Deployment:
 def explain(deployment: Deployment, to: str = HERE) -> str:
     """What deploying would do: here, what each field of the file becomes and what is not used; elsewhere, what would be sent there."""
     if scheme(to) != HERE:
-        _check_generates(deployment)
+        _check_encodes(deployment, to)
         return str(_elsewhere(to).explain(deployment, to))
     what = "llama.cpp, or the server that `model` names" if deployment.kind == GENERATOR else "the release's embedding model"
     lines = [f"{deployment.id} on this machine: local replicas of {what}"]
@@ -117,18 +119,19 @@ def deploy(settings: Settings, store: Store, deployment: Deployment, say: Say, t
     Raises `GeneratorError` when it can't answer, and then nothing is kept; `Conflict` when the version is another one already.
     """
     if far := scheme(to) != HERE:
-        _check_generates(deployment)
-    told = {**deployment.serve, "url": _elsewhere(to).address(deployment, to)} if far else dict(deployment.serve)
-    kind = {} if deployment.kind == GENERATOR else {KIND: deployment.kind}
+        _check_encodes(deployment, to)
+    generates = deployment.kind == GENERATOR
+    told = {**deployment.serve, "url": _elsewhere(to).address(deployment, to) if far else deployment.serve["url"] if generates else HERE}
+    kind = {} if generates else {KIND: deployment.kind}
     key, data = f"services/{deployment.id}.json", json.dumps({**told, **kind}, indent=1, sort_keys=True).encode()
     if store.stat(key) and store.get(key) != data:
         raise Conflict(f"{deployment.id} is deployed with other settings, and a version never changes", "give another --version")
     if far:
         _elsewhere(to).deploy(deployment, to, say)
     say(f"deploy    {deployment.id} is {'asked' if far else 'started'} once, to see that it answers")
-    once = override(settings, "serve", **{**told, "replicas": 1, "replicas_most": 1})
+    once = override(settings, "serve", **(told if far else {**told, "replicas": 1, "replicas_most": 1}))
     try:
-        asyncio.run(_probe(once, say) if deployment.kind == GENERATOR else _probe_vectors(once, store))
+        asyncio.run(_probe(once, say) if generates else _probe_vectors(once, store))
     except GeneratorError:
         if far and not store.stat(key):
             _withdraw(str(told["url"]))
@@ -173,7 +176,7 @@ def delete(store: Store, channel: str, service: str) -> None:
     url = _url(store, service)
     record = releases.current(store, channel)
     for name in releases.load(store, record.release).generator if record else ():
-        if json.loads(store.get(f"services/{name}.json"))["url"].partition("?")[0] == url.partition("?")[0]:
+        if _named(json.loads(store.get(f"services/{name}.json"))["url"]) == _named(url):
             raise ReleaseError(f"{name} answers questions in the release in force", "ragstone service list")
     _able(url, "remove")(url)
 
@@ -192,6 +195,15 @@ def find(store: Store, service: str) -> str:
         problem = "is no version" if not fitting else f"could be {' or '.join(fitting)}"
         raise ReleaseError(f"{service[:80]!r} {problem}; {those}", "ragstone deploy service.json --version v1")
     return fitting[0]
+
+
+def vectors(settings: Settings, folder: Path, digest: str) -> Embeddings:
+    """What encodes with a release's model, as the settings of an embedding service say: replicas on this machine, or where its URL is."""
+    elsewhere = getattr(connector("serve", settings.serve.url), VECTORS, None)
+    if elsewhere is None:
+        return Scaled(folder, digest, settings.serve)
+    made: Embeddings = elsewhere(settings.serve, folder, digest)
+    return made
 
 
 def named(generator: Mapping[str, int]) -> bool:
@@ -258,6 +270,12 @@ def _url(store: Store, service: str) -> str:
     return service if "://" in service else str(json.loads(store.get(f"services/{find(store, service)}.json"))["url"])
 
 
+def _named(url: str) -> str:
+    """What a URL names, without how it was made: most before their parameters."""
+    names: Callable[[str], str] = getattr(connector("serve", url), "named", lambda url: url.partition("?")[0])
+    return names(url)
+
+
 def _withdraw(url: str) -> None:
     """End what was just deployed and does not answer, where its place does not keep it for its log."""
     with contextlib.suppress(GeneratorError):  # what is told is why it does not answer
@@ -287,17 +305,17 @@ async def _probe_vectors(settings: Settings, store: Store) -> None:
     """The model of the release in force encodes one text. Raises `ReleaseError` when there is none."""
     _, release = _in_force(store, settings.project.channel)
     folder = await asyncio.to_thread(stores.fetch, store, f"models/{release.model}")
-    vectors = Scaled(folder, release.model, settings.serve)
+    encoding = vectors(settings, folder, release.model)
     try:
-        await vectors.start()
-        await vectors.encode("query", ["?"])
+        await encoding.start()
+        await encoding.encode("query", ["?"])
     finally:
-        await vectors.close()
+        await encoding.close()
 
 
-def _check_generates(deployment: Deployment) -> None:
-    if deployment.kind != GENERATOR:
-        raise ConfigError(f"{deployment.id} is an {deployment.kind} service: those run on this machine only", "--to local")
+def _check_encodes(deployment: Deployment, to: str) -> None:
+    if deployment.kind == EMBEDDING and not hasattr(_elsewhere(to), VECTORS):
+        raise ConfigError(f"{deployment.id} is an {EMBEDDING} service: those run on this machine and on Ray", f"--to {HERE} or ray")
 
 
 def _in_force(store: Store, channel: str) -> tuple[Record, Release]:

@@ -36,12 +36,15 @@ CONTAINER = {
     "resources": {"requests": FREE, "limits": FREE},
     "readinessProbe": {"httpGet": {"path": None, "port": None}, "periodSeconds": None},
 }
-MODEL = {"modelFormat": {"name": None}, "args": None, "storageUri": None, "resources": {"requests": FREE, "limits": FREE}}
+MODEL = {"name": None, "modelFormat": {"name": None}, "args": None, "storageUri": None, "resources": {"requests": FREE, "limits": FREE}}
 SCALING = {"minReplicas": None, "maxReplicas": None, "scaleMetric": None, "scaleTarget": None}
 POD = {"metadata": META, "spec": {"containers": [CONTAINER]}}
 METRIC = {"type": None, "resource": {"name": None, "target": TARGET}}
 SPECS: dict[tuple[str, str], dict[str, Any]] = {
-    ("serving.kserve.io/v1beta1", "InferenceService"): {"predictor": {**SCALING, "canaryTrafficPercent": None, "model": MODEL}},
+    ("serving.kserve.io/v1beta1", "InferenceService"): {
+        "predictor": {**SCALING, "name": None, "canaryTrafficPercent": None, "model": MODEL},
+        "canary": [{"trafficPercent": None, "predictor": {"name": None, "model": MODEL}}],
+    },
     ("apps/v1", "Deployment"): {"replicas": None, "selector": {"matchLabels": FREE}, "template": POD},
     ("v1", "Service"): {"selector": FREE, "ports": [{"name": None, "port": None, "targetPort": None}]},
     ("autoscaling/v2", "HorizontalPodAutoscaler"): {
@@ -214,6 +217,8 @@ class Cluster:
         told: dict[str, Any] = {"conditions": [condition], "observedGeneration": 1}
         if ready and made["kind"] == "InferenceService":
             told["url"] = self.service_url
+        if made["spec"].get("canary"):
+            told["conditions"].append({**condition, "type": "CanaryReady"})
         if made["kind"] == "Deployment":
             there = made["spec"].get("replicas", 1)
             told |= {"replicas": there, "updatedReplicas": there, "readyReplicas": there if ready else 0}

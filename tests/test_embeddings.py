@@ -110,8 +110,8 @@ def test_an_embedding_service_answers_no_questions_and_has_the_releases_model(de
         service.share(deployed.store, "production", {"v1": 100})
     found = service.read(written(tmp_path, {"name": "embed", "kind": "embedding"}), "v2", deployed.settings)
     assert "local replicas of the release's embedding model" in service.explain(found)
-    with pytest.raises(ConfigError, match="embed/v2 is an embedding service: those run on this machine only"):
-        service.deploy(deployed.settings, deployed.store, found, print, "ray")
+    with pytest.raises(ConfigError, match="embed/v2 is an embedding service: those run on this machine and on Ray"):
+        service.deploy(deployed.settings, deployed.store, found, print, "kserve")
     assert release.load(deployed.store, release.resolve(deployed.store, "production")).generator.keys() != {"embed/v1"}
 
 

@@ -105,6 +105,26 @@ def test_a_container_of_pai_eas_is_taken_as_it_is(settings: Settings, tmp_path: 
     assert (container["image"], container["ports"][0]["containerPort"]) == (told["image"], 9000)
 
 
+def test_a_canary_by_revisions_is_scaled_by_the_cpu_as_knative_needs_it_told(settings: Settings, tmp_path: Path) -> None:
+    """KServe refuses `scaleMetric: cpu` in its Knative mode without this class."""
+    told = {"serving.kserve.io/deploymentMode": "Knative"}
+    (found,) = rendered(settings, tmp_path, "kserve://?canary=10")
+    assert found["metadata"]["annotations"] == {**told, "autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev"}
+    (fixed,) = rendered(settings, tmp_path, "kserve://?canary=10", replicas={"min": 3})
+    assert fixed["metadata"]["annotations"] == told
+
+
+def test_a_canary_of_the_standard_mode_says_what_it_would_patch(settings: Settings, tmp_path: Path) -> None:
+    told = service.explain(service.read(written(tmp_path, LLM), "v2", settings), "kserve://?canary=10&mode=standard")
+    assert '"canary": [{"trafficPercent": 10, "predictor": {"name": "v2"' in told
+    (found,) = yaml.safe_load_all(told)
+    assert (found["metadata"]["name"], found["spec"]["predictor"]["name"]) == ("pump-llm", "v2")
+    with pytest.raises(ConfigError, match="mode=raw can't be"):
+        kserve.read("kserve://?canary=10&mode=raw")
+    with pytest.raises(ConfigError, match="and of a canary"):
+        kserve.read("kserve://?mode=standard")
+
+
 @pytest.mark.parametrize(
     ("model", "uri"),
     [("Qwen/Qwen3-8B", "hf://Qwen/Qwen3-8B"), ("s3://bucket/model", "s3://bucket/model"), ("pvc://claim/model", "pvc://claim/model")],

@@ -170,6 +170,35 @@ def test_a_canary_is_a_revision_whose_share_is_moved_by_patches(
     assert url != kept(opened)
 
 
+def test_a_canary_of_the_standard_mode_stands_beside_the_version_in_force_until_it_is_promoted(
+    cluster: Cluster, settings: Settings, opened: Store, tmp_path: Path
+) -> None:
+    to = "kserve://?canary=10&mode=standard"
+    other: dict[str, Any] = {"model": "hub://Qwen/Qwen3-4B", "metadata": {"cpu": 4, "gpu": 1}}
+    deployed(settings, opened, tmp_path, to, "v1", **other)
+    assert cluster.spec("pump-llm")["predictor"]["name"] == "v1"
+    with pytest.raises(ConfigError, match="promotes another model only"):
+        deployed(settings, opened, tmp_path, to, "v2", **other, context=2048)
+    cluster.looks[("inferenceservices", "pump-llm")] = 4
+    deployed(settings, opened, tmp_path, to, version="v2")
+    assert list(cluster.objects) == [("inferenceservices", "pump-llm")]
+    url = kept(opened, "pump-llm/v2")
+    assert "Ready, CanaryReady" in service.status(opened, url)
+    assert "10 % of the questions to v2" in service.status(opened, url)
+    for percent in (25, 0):
+        service.split(url, percent)
+        (canary,) = cluster.spec("pump-llm")["canary"]
+        assert (canary["predictor"]["name"], canary["trafficPercent"]) == ("v2", percent)
+        assert cluster.spec("pump-llm")["predictor"]["model"]["storageUri"] == "hf://Qwen/Qwen3-4B"
+    expected = canary["predictor"]["model"]
+    service.split(url, 100)
+    assert "canary" not in cluster.spec("pump-llm")
+    assert cluster.spec("pump-llm")["predictor"]["name"] == "v2"
+    assert cluster.spec("pump-llm")["predictor"]["model"] == expected
+    with pytest.raises(GeneratorError, match="pump-llm has no canary"):
+        service.split(url, 0)
+
+
 def test_a_call_that_is_refused_is_an_error_with_kubectls_words(
     cluster: Cluster, settings: Settings, opened: Store, tmp_path: Path
 ) -> None:

@@ -10,12 +10,15 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
+from ragstone import service
 from ragstone.config import Settings
+from ragstone.serve import kserve
 from tests import objects, specification
 from tests.test_deploy import DEPLOY, manifests
-from tests.test_kserve import rendered
+from tests.test_kserve import LLM, rendered
+from tests.test_service import written
 
-PLACES = ["kserve", "kserve://?namespace=models&canary=10", "kserve://plain"]
+PLACES = ["kserve", "kserve://?namespace=models&canary=10", "kserve://?canary=10&mode=standard", "kserve://plain"]
 REPLICAS: list[dict[str, Any]] = [{"min": 3}, {"min": 2, "max": 10, "target_cpu": 65, "scale_down": 120}]
 
 
@@ -27,6 +30,15 @@ def test_a_service_is_applied_as_the_official_schemas_have_it(
     found = rendered(settings, tmp_path, to, replicas=replicas)
     assert found
     assert [fault for one in found for fault in objects.faults(one)] == []
+
+
+def test_a_canary_beside_another_version_is_as_the_official_schema_has_it(settings: Settings, tmp_path: Path) -> None:
+    (found,) = rendered(settings, tmp_path, "kserve://?canary=10&mode=standard")
+    other = service.read(written(tmp_path, {**LLM, "model": "hub://Qwen/Qwen3-4B"}), "v2", settings)
+    found["spec"]["canary"] = [kserve.candidate(other, 10)]
+    assert objects.faults(found) == []
+    found["spec"]["canary"][0]["trafficPercent"] = 101
+    assert "101 is greater than the maximum" in objects.faults(found)[0]
 
 
 def test_a_container_of_the_files_own_is_one_that_a_pod_may_have(settings: Settings, tmp_path: Path) -> None:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ragstone import release as records
-from ragstone import telemetry
+from ragstone import telemetry, vectors
 from ragstone.api import body
 from ragstone.api.call import authorise, confirmed, origin, validators
 from ragstone.api.releases import NotReady, unknown
 from ragstone.corpus import views
 from ragstone.embedder import Embedder
-from ragstone.embedding import CHUNK, DOCUMENT
 from ragstone.embeddings import Embeddings
-from ragstone.errors import RequestError
-from ragstone.index import Vectors
 from ragstone.release import canonical
 from ragstone.retrieve import Hit
+from ragstone.vectors import CHUNK, DOCUMENT
 
 BY_DIGEST = "models/"
 """What a `model` begins with that is no release, but an embedding model by its digest: an index of it may still be in the making."""
@@ -52,22 +48,15 @@ async def embeddings(request: Request) -> Response:
     """Unit vectors of an embedding model: a release's own, or one by digest; cut to `dimensions` they are scaled to length 1 again."""
     authorise(request)
     by_address = request.query_params.get("input_type", DOCUMENT)
-    asked = body.embeddings(await body.read(request, origin(request).limit), by_address)
+    asked = vectors.read(await body.read(request, origin(request).limit), by_address)
     if asked.kind == by_address == CHUNK:  # an engine that sends no fields of ours tries it with a text of its own
         asked = replace(asked, texts=tuple(map(views.as_passage, asked.texts)))
-    elif asked.kind == CHUNK:
-        _check_chunks(asked.texts)
+    asked.check_chunks()
     async with _embedder(request, asked.model) as (embedder, embeddings, headers):
-        if asked.dimensions and asked.dimensions > embedder.dimensions:
-            raise RequestError(f"dimensions is {asked.dimensions}; the model has {embedder.dimensions}", "dimensions")
-        vectors = _shortened(await embeddings.encode(asked.kind, asked.texts), asked.dimensions)
+        asked.check_dimensions(embedder.dimensions)
+        found = await embeddings.encode(asked.kind, asked.texts)
         tokens = await origin(request).encode(lambda: sum(map(embedder.tokens, asked.texts)))
-    data = [
-        {"object": "embedding", "index": number, "embedding": _base64(vector) if asked.base64 else vector.tolist()}
-        for number, vector in enumerate(vectors)
-    ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return JSONResponse({"object": "list", "data": data, "model": asked.model, "usage": usage}, headers=headers)
+    return JSONResponse(vectors.answer(asked, found, tokens), headers=headers)
 
 
 async def models(request: Request) -> Response:
@@ -137,14 +126,6 @@ async def _embedder(request: Request, name: str) -> AsyncIterator[tuple[Embedder
             yield opened.embedder, opened.embeddings, validators(opened)
 
 
-def _check_chunks(texts: Sequence[str]) -> None:
-    try:
-        for text in texts:
-            views.of_passage(text)
-    except ValueError as error:
-        raise RequestError("input of the type chunk must be JSON of two texts: title with headings, and the text", "input") from error
-
-
 def _hit(rank: int, hit: Hit, threshold: float) -> dict[str, Any]:
     chunk = hit.chunk
     scores = {"dense": hit.dense, "keyword": hit.keyword, "fused": hit.fused, "calibrated": hit.score}
@@ -161,20 +142,6 @@ def _hit(rank: int, hit: Hit, threshold: float) -> dict[str, Any]:
         "scores": {name: round(float(score), 6) for name, score in scores.items()},
         "relevant": hit.score >= threshold,
     }
-
-
-def _shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
-    if dimensions is None:
-        return vectors
-    short = vectors[:, :dimensions]
-    lengths = np.linalg.norm(short, axis=1, keepdims=True)
-    shortened: Vectors = (short / np.maximum(lengths, 1e-12)).astype(np.float32)
-    return shortened
-
-
-def _base64(vector: Vectors) -> str:
-    """Little-endian float32, as OpenAI sends it."""
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
 def _models(request: Request) -> list[dict[str, Any]]:

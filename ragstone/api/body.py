@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import orjson
 from starlette.requests import Request
 
-from ragstone.embedding import DOCUMENT, KINDS
+from ragstone import fields
 from ragstone.errors import RequestError
+from ragstone.fields import Fields as Fields
 from ragstone.rag import Options
 from ragstone.wire import Message, Sampling
 
 TOP_K = 50
-INPUTS = 2048
-"""Texts in one embeddings request, as with OpenAI."""
 UNSERVED: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
     "tools": ([],),
@@ -83,18 +80,6 @@ class Retrieve:
     search: Search
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """A `POST /v1/embeddings`."""
-
-    model: str
-    texts: tuple[str, ...]
-    base64: bool
-    dimensions: int | None
-    kind: str
-    """What the texts are: a `document`, a `query`, or a `chunk` as an index has it (`views.passage`)."""
-
-
 async def read(request: Request, limit: int) -> Fields:
     """The body's fields. Raises `RequestError`: 413 over `limit` bytes, 400 when it is not a JSON object."""
     declared = request.headers.get("content-length", "0")
@@ -106,67 +91,7 @@ async def read(request: Request, limit: int) -> Fields:
                 break
     if len(body) > limit or (declared.isdigit() and int(declared) > limit):
         raise RequestError(f"the body is over {limit} bytes", status=413, code="request_too_large")
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is not JSON: {error.msg} at byte {error.pos}", code="invalid_json") from None
-    if not isinstance(value, dict):
-        raise RequestError("the body must be a JSON object")
-    return Fields(value)
-
-
-class Fields:
-    """A JSON object whose fields are read with their type; a wrong one is a `RequestError` that names it."""
-
-    def __init__(self, values: Mapping[str, Any], within: str = "") -> None:
-        self.values = values
-        self._within = within
-
-    def name(self, key: str) -> str:
-        return f"{self._within}{key}"
-
-    def text(self, key: str) -> str:
-        value = self.values.get(key)
-        if not isinstance(value, str) or not value:
-            raise self.wrong(key, "text")
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise self.wrong(key, "true or false")
-        return bool(value)
-
-    def number(self, key: str, low: float, high: float) -> float | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise self.wrong(key, f"a number from {low:g} to {high:g}")
-        return float(value)
-
-    def whole(self, key: str, low: int, high: int) -> int | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if type(value) is not int or not low <= value <= high:
-            raise self.wrong(key, f"a whole number from {low} to {high}")
-        return value
-
-    def object(self, key: str) -> Fields:
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, dict):
-            raise self.wrong(key, "an object")
-        return Fields(value or {}, f"{self.name(key)}.")
-
-    def only(self, *known: str) -> None:
-        for key in self.values:
-            if key not in known:
-                raise RequestError(f"{self.name(key)} is not known; there are {', '.join(known)}", self.name(key))
-
-    def wrong(self, key: str, expected: str) -> RequestError:
-        seen = orjson.dumps(self.values[key]).decode()[:60] if key in self.values else "missing"
-        return RequestError(f"{self.name(key)} must be {expected}; it is {seen}", self.name(key))
+    return fields.read(bytes(body))
 
 
 def chat(fields: Fields) -> Chat:
@@ -197,23 +122,6 @@ def retrieve(fields: Fields) -> Retrieve:
     model = fields.text("model") if "model" in fields.values else None
     search = {key: value for key, value in fields.values.items() if key in ("top_k", "similarity_threshold", "filter")}
     return Retrieve(model, fields.text("query"), _search(Fields(search)))
-
-
-def embeddings(fields: Fields, usual: str = DOCUMENT) -> Embeddings:
-    """The embeddings request in a body; `usual` says what the texts are where the body does not."""
-    given = fields.values.get("input")
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or not 0 < len(texts) <= INPUTS or not all(isinstance(text, str) and text for text in texts):
-        raise RequestError(f"input must be a text or a list of 1 to {INPUTS} texts, none of them empty; tokens are not supported", "input")
-    encoding = fields.values.get("encoding_format") or "float"
-    if encoding not in ("float", "base64"):
-        raise fields.wrong("encoding_format", "float or base64")
-    own = fields.object("ragstone")
-    own.only("input_type")
-    kind = own.values.get("input_type", usual)
-    if kind not in KINDS:
-        raise own.wrong("input_type", f"{', '.join(KINDS[:-1])} or {KINDS[-1]}")
-    return Embeddings(fields.text("model"), tuple(texts), encoding == "base64", fields.whole("dimensions", 1, 1 << 16), kind)
 
 
 def _as_float(value: object) -> object:

@@ -26,7 +26,7 @@ from ragstone.access import Verifier
 from ragstone.config import Settings
 from ragstone.connect import scheme
 from ragstone.embedder import Embedder
-from ragstone.embeddings import Embeddings, Here, Scaled
+from ragstone.embeddings import Embeddings, Here
 from ragstone.errors import ConfigError, RagstoneError, ReleaseError, RequestError
 from ragstone.index import Index
 from ragstone.rag import Rag, search
@@ -416,10 +416,10 @@ async def _embeddings(store: Store, settings: Settings, embedder: Embedder) -> E
     if await asyncio.to_thread(serve.kind, store, version) != EMBEDDING:
         raise ConfigError(f"serve.embeddings = {version} is no embedding service", 'deploy a service.json with "kind": "embedding"')
     told = await asyncio.to_thread(serve.deployed, store, version, settings)
-    scaled = Scaled(embedder.folder, embedder.digest, told.serve)
+    encoding = await asyncio.to_thread(service.vectors, told, embedder.folder, embedder.digest)
     with telemetry.serving(version):
-        await scaled.start()
-    return scaled
+        await encoding.start()
+    return encoding
 
 
 def _index(store: Store, settings: Settings, digest: str) -> Index:

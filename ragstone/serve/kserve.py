@@ -36,6 +36,11 @@ INFERENCE = "inferenceservices.serving.kserve.io"
 PLAIN = "plain"
 KINDS = {"": (INFERENCE,), PLAIN: ("deployments.apps", "services", "horizontalpodautoscalers.autoscaling")}
 """What is made, with KServe and without, the first of them what is looked at."""
+KNATIVE, STANDARD = MODES = ("knative", "standard")
+KNATIVE_HPA = {"autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev"}
+"""Without it KServe's webhook refuses a target of the CPU in the Knative mode: its usual autoscaler knows none."""
+CONTAINER = "kserve-container"
+"""What KServe calls the container of a model."""
 POD = {"": "serving.kserve.io/inferenceservice", PLAIN: "app.kubernetes.io/instance"}
 """The label by which the pods of a service are found."""
 
@@ -65,7 +70,9 @@ class Place:
     endpoint: str = ""
     """Where it is called, such as `https://host/openai/v1`; empty is what KServe says, or the name within the cluster."""
     canary: str = ""
-    """Per cent of the questions for this revision, the rest for the one before: KServe splits them, in its Knative mode."""
+    """Per cent of the questions for this version, the rest for the one before: KServe splits them."""
+    mode: str = KNATIVE
+    """Of KServe under a canary: `knative` has revisions, `standard` a canary beside the predictor, from its 0.20 on."""
     digest: str = ""
     """Of what was applied: the same service with other content is another version."""
     wait: float = 900.0
@@ -74,7 +81,7 @@ class Place:
     @property
     def url(self) -> str:
         """What is kept of it: all that names the service, and nothing of how it was made."""
-        given = {name: value for name in OPTIONS if name not in ("wait", "canary") and (value := getattr(self, name))}
+        given = {name: value for name in OPTIONS if name not in ("wait", "canary", "mode") and (value := getattr(self, name))}
         return f"kserve://{self.kind}/{self.service}?{urlencode(given, safe='/:')}"
 
     @property
@@ -101,6 +108,8 @@ def read(url: str) -> Place:
     share = str(values.get("canary", "0"))
     if not (share.isdecimal() and int(share) <= 100) or (parts.netloc and "canary" in values):
         raise ConfigError(f"canary={share} can't be: 0 to 100 per cent, and with KServe alone", EXAMPLE)
+    if values.get("mode", KNATIVE) not in MODES or ("mode" in values and "canary" not in values):
+        raise ConfigError(f"mode={values['mode']} can't be: it is {' or '.join(MODES)}, and of a canary", EXAMPLE)
     try:
         return Place(parts.netloc, parts.path.strip("/"), **{**values, "wait": float(values.get("wait", Place.wait))})
     except ValueError as error:
@@ -177,10 +186,12 @@ def deploy(deployment: Deployment, to: str, say: Say) -> None:
     """The service, applied and ready. Raises `ConfigError` without kubectl, a context or the right to; `GeneratorError`, `Conflict`."""
     place = _place(deployment, to)
     say(f"deploy    {place.service} in {place.kubectl.context_name()}")
-    for line in place.kubectl.apply(yaml.safe_dump_all(manifests(deployment, place), sort_keys=False)).splitlines():
-        say(f"deploy    {line}")
+    beside = bool(place.canary) and place.mode == STANDARD and _stood_beside(deployment, place)
+    if not beside:
+        for line in place.kubectl.apply(yaml.safe_dump_all(manifests(deployment, place), sort_keys=False)).splitlines():
+            say(f"deploy    {line}")
     try:
-        place.kubectl.run(*_until_ready(place), seconds=place.wait + 30)
+        place.kubectl.run(*_until_ready(place, beside), seconds=place.wait + 30)
     except GeneratorError as error:
         raise GeneratorError(f"{_described(place)}: {error.message}", f"ragstone service logs '{place.url}'") from error
     say(f"deploy    {_described(place)}")
@@ -202,11 +213,46 @@ def scale(url: str, count: int) -> None:
 
 
 def traffic(url: str, percent: int) -> None:
-    """Of the questions, so many per cent to the newest revision, the rest to the one before: KServe's `canaryTrafficPercent`."""
+    """Of the questions, so many per cent to the newest version, the rest to the one before. Raises `ConfigError`, `GeneratorError`."""
     place = _one(url)
     if place.kind:
         raise ConfigError("a cluster without KServe splits no traffic", "ragstone service traffic v1=90 v2=10 splits it in the release")
-    place.kubectl.patch(INFERENCE, place.service, {"spec": {"predictor": {"canaryTrafficPercent": percent}}})
+    spec = (place.kubectl.get(INFERENCE, place.service) or {}).get("spec") or {}
+    if "name" not in spec.get("predictor", {}):
+        place.kubectl.patch(INFERENCE, place.service, {"spec": {"predictor": {"canaryTrafficPercent": percent}}})
+        return
+    if not spec.get("canary"):
+        raise GeneratorError(f"{place.service} has no canary", "ragstone deploy service.json --to 'kserve://?canary=10&mode=standard'")
+    place.kubectl.patch(INFERENCE, place.service, {"spec": _shared(spec, percent)})
+
+
+def _shared(spec: Any, percent: int) -> dict[str, Any]:
+    """The change of a canary's share; all of the questions make it the predictor, and then its pods go on as they are."""
+    first, *others = spec["canary"]
+    if percent < 100:
+        return {"canary": [{**first, "trafficPercent": percent}, *others]}
+    old, new = spec["predictor"], first["predictor"]
+    return {"canary": None, "predictor": {"name": new["name"], "model": _instead(old["model"], new["model"])}}
+
+
+def _instead(old: Any, new: Any) -> Any:
+    """A merge patch that leaves nothing of the old value."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**dict.fromkeys(old), **{name: _instead(old.get(name), value) for name, value in new.items()}}
+
+
+def _stood_beside(deployment: Deployment, place: Place) -> bool:
+    """Whether another version is in force, beside which this one now stands as its canary. Raises `ConfigError`."""
+    found = place.kubectl.get(INFERENCE, place.service)
+    if found is None or found["spec"]["predictor"].get("name") == _named(deployment.version):
+        return False
+    if found["spec"]["predictor"].get("model", {}).get("storageUri") == _storage(deployment):
+        raise ConfigError(
+            f"{place.service} has the model {_storage(deployment)} already, and KServe promotes another model only", "mode=knative"
+        )
+    place.kubectl.patch(INFERENCE, place.service, {"spec": {"canary": [candidate(deployment, int(place.canary))]}})
+    return True
 
 
 def logs(url: str, most: int) -> list[str]:
@@ -251,6 +297,9 @@ def explain(deployment: Deployment, to: str) -> str:
     place = _place(deployment, to)
     notes = [f"{deployment.id} on Kubernetes, {'without' if place.kind else 'with'} KServe. Nothing was applied."]
     notes += _notes(deployment, place.kind)
+    if place.canary and place.mode == STANDARD:
+        beside = json.dumps({"spec": {"canary": [candidate(deployment, int(place.canary))]}})
+        notes.append(f"Where another version is in force, it is patched instead, for KServe 0.20 with the Gateway API: {beside}")
     notes.append(f"Within the cluster it is serve.url = {_within(place).replace('http', 'openai+http', 1)}?model={deployment.name}")
     notes.append(f"Applied from here, by kubectl, it is kept as {place.url}")
     made = manifests(deployment, place)
@@ -259,36 +308,53 @@ def explain(deployment: Deployment, to: str) -> str:
 
 def manifests(deployment: Deployment, place: Place) -> list[dict[str, Any]]:
     """What is applied."""
-    return plain(deployment) if place.kind else [inference_service(deployment, place.canary)]
+    if place.kind:
+        return plain(deployment)
+    if not place.canary:
+        return [inference_service(deployment)]
+    return [_first(deployment) if place.mode == STANDARD else _revision(deployment, int(place.canary))]
 
 
-def inference_service(deployment: Deployment, canary: str = "") -> dict[str, Any]:
-    """KServe's: its Hugging Face runtime, which runs vLLM, behind an HPA. In its Standard mode, so that no Knative is needed.
-
-    With a canary it is one service for all versions, each a revision of it, which only the Knative mode has.
-    """
-    if canary:
-        return _revision(deployment, int(canary))
+def inference_service(deployment: Deployment) -> dict[str, Any]:
+    """KServe's: its Hugging Face runtime, which runs vLLM, behind an HPA. In its Standard mode, so that no Knative is needed."""
     annotations = {"serving.kserve.io/deploymentMode": "Standard", "serving.kserve.io/autoscalerClass": "hpa"}
     target = {"scaleMetric": "cpu", "scaleTarget": _target(deployment)} if _scales(deployment) else {}
-    model = {
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {**_metadata(deployment), "annotations": annotations},
+        "spec": {"predictor": {"minReplicas": deployment.least, "maxReplicas": deployment.most, **target, "model": _runtime(deployment)}},
+    }
+
+
+def candidate(deployment: Deployment, percent: int) -> dict[str, Any]:
+    """The canary beside another version, in KServe's Standard mode. It has no bounds: KServe gives it replicas by its share."""
+    model = {"name": CONTAINER, **_runtime(deployment)}  # here, and not in a predictor, KServe's schema wants the container's name
+    return {"trafficPercent": percent, "predictor": {"name": _named(deployment.version), "model": model}}
+
+
+def _runtime(deployment: Deployment) -> dict[str, Any]:
+    return {
         "modelFormat": {"name": "huggingface"},
         "args": [f"--model_name={deployment.name}", *_context(deployment)],
         "storageUri": _storage(deployment),
         "resources": _resources(deployment),
     }
-    return {
-        "apiVersion": "serving.kserve.io/v1beta1",
-        "kind": "InferenceService",
-        "metadata": {**_metadata(deployment), "annotations": annotations},
-        "spec": {"predictor": {"minReplicas": deployment.least, "maxReplicas": deployment.most, **target, "model": model}},
-    }
+
+
+def _first(deployment: Deployment) -> dict[str, Any]:
+    """One service for all versions; this one is in force, by its name."""
+    made = inference_service(deployment)
+    made["metadata"]["name"] = _named(deployment.name)
+    made["spec"]["predictor"] = {"name": _named(deployment.version), **made["spec"]["predictor"]}
+    return made
 
 
 def _revision(deployment: Deployment, percent: int) -> dict[str, Any]:
+    """One service for all versions, each a revision of it."""
     made = inference_service(deployment)
     made["metadata"] = {**_metadata(deployment), "name": _named(deployment.name)}
-    made["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "Knative"}
+    made["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "Knative", **(KNATIVE_HPA if _scales(deployment) else {})}
     made["spec"]["predictor"]["canaryTrafficPercent"] = percent
     return made
 
@@ -355,10 +421,11 @@ def _one(url: str) -> Place:
     return place
 
 
-def _until_ready(place: Place) -> list[str]:
+def _until_ready(place: Place, beside: bool) -> list[str]:
     if place.kind:
         return ["rollout", "status", f"deployment/{place.service}", f"--timeout={place.wait:g}s"]
-    return ["wait", "--for=condition=Ready", f"{INFERENCE}/{place.service}", f"--timeout={place.wait:g}s"]
+    condition = "CanaryReady" if beside else "Ready"  # the latter is so while a canary still loads
+    return ["wait", f"--for=condition={condition}", f"{INFERENCE}/{place.service}", f"--timeout={place.wait:g}s"]
 
 
 def _within(place: Place) -> str:
@@ -389,8 +456,10 @@ def _described(place: Place) -> str:
     said = [_condition(one) for one in told.get("conditions") or []]
     if place.kind:
         said.insert(0, f"{told.get('readyReplicas', 0)} of {told.get('replicas', 0)} replicas ready")
-    shared = (found.get("spec") or {}).get("predictor", {}).get("canaryTrafficPercent")
+    spec = found.get("spec") or {}
+    shared = spec.get("predictor", {}).get("canaryTrafficPercent")
     said += [f"{shared} % of the questions to the newest revision"] if shared is not None else []
+    said += [f"{one['trafficPercent']} % of the questions to {one['predictor']['name']}" for one in spec.get("canary") or []]
     return f"{place.service}: {', '.join(said) or 'no status yet'}"
 
 

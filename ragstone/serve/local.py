@@ -1,4 +1,7 @@
-"""`local://smollm2`, `local:///path/model.gguf`: llama.cpp on this machine, in as many child processes as the load needs."""
+"""`local://smollm2`, `local:///path/model.gguf`: llama.cpp on this machine, in as many child processes as the load needs.
+
+`local:///path/folder` is a Hugging Face folder, which transformers runs.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from collections.abc import AsyncGenerator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ragstone import replica, weights
+from ragstone import programs, weights
 from ragstone.completions import Completions, Endpoint, Patience
 from ragstone.config import Serve, Settings
 from ragstone.errors import ConfigError, GeneratorError
 from ragstone.load import Load
-from ragstone.replica import Replica
+from ragstone.programs import Program
 from ragstone.replicas import LOAD, Replicas
 from ragstone.scale import Bounds
 from ragstone.serve import Say
@@ -27,7 +30,7 @@ def connect(settings: Settings, say: Say | None = None) -> LocalGenerator:
 
 
 class LocalGenerator:
-    """Replicas of llama.cpp, each with slots that share its weights and take turns token by token."""
+    """Replicas of llama.cpp, or of transformers, each with slots that share its weights and take turns token by token."""
 
     def __init__(self, settings: Settings, say: Say | None = None) -> None:
         self._settings = settings.serve
@@ -42,13 +45,17 @@ class LocalGenerator:
 
     @cached_property
     def weights(self) -> Path:
-        """The GGUF file, got on first use."""
+        """The GGUF file or the folder, got on first use."""
         return weights.pull(self._source, self._say)
+
+    @cached_property
+    def _program(self) -> Program:
+        return programs.choose(self.weights, self.name, self._settings)
 
     @cached_property
     def version(self) -> str:
         """SHA-256 of all that changes what is generated."""
-        return replica.version(self.weights, self._settings.context, self._settings.slots)
+        return self._program.version
 
     @property
     def endpoint(self) -> Endpoint:
@@ -74,13 +81,12 @@ class LocalGenerator:
                     raise  # a replica that dies before its first piece costs the next one's start, and no error
 
     async def start(self) -> None:
-        """Load the model. Raises `GeneratorError` with llama.cpp's own words when it can't be loaded."""
+        """Load the model. Raises `GeneratorError` with the program's own words when it can't be loaded."""
         if self._replicas is not None:
             return
         serve = self._settings
-        weights = await asyncio.to_thread(lambda: self.weights)
-        kind = Replica(str(weights), self.name, serve.context, serve.slots, serve.threads, key="", sleep=serve.sleep)
-        replicas = Replicas(kind, self._bounds, serve.threads or os.cpu_count() or 1)
+        program = await asyncio.to_thread(lambda: self._program)
+        replicas = Replicas(program, self._bounds, serve.threads or os.cpu_count() or 1)
         await replicas.start()
         self._replicas = replicas
 

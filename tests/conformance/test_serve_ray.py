@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,20 +18,24 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import aiohttp
+import numpy as np
+import openai
 import psutil
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner
 
-from ragstone import access, config, project, raycluster, serve, service, store
+from ragstone import access, config, embedder, project, raycluster, rayserve, serve, service, store
 from ragstone.cli import app
 from ragstone.config import Serve, Settings
+from ragstone.embedder import Embedder
 from ragstone.errors import ConfigError, GeneratorError, ReleaseError
 from ragstone.load import Load
 from ragstone.serve import Sampling, ray
 from ragstone.serve.ray import RayGenerator
 from ragstone.show import Silence
+from tests import causal
 from tests.conformance.test_serve import (  # noqa: F401
     CONTEXT,
     VALVE,
@@ -46,9 +51,11 @@ from tests.conformance.test_serve import (  # noqa: F401
     test_the_version_is_a_digest_that_stays_the_same,
     test_what_is_asked_may_hold_any_text,
 )
+from tests.conformance.test_serve_folder import generated
 from tests.origins import Origin, asked, running, site, until
 from tests.processes import below, listening
 from tests.test_service import written
+from tests.tiny import tiny
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ragstone[ray]'")
 
@@ -173,7 +180,88 @@ def deploy(origin: Origin, folder: Path, cluster: str, **told: str) -> None:
 def nothing_is_left(origin: Origin, app: str) -> None:
     assert "llm/v2" not in service.deployed(origin.site.store)
     with pytest.raises(GeneratorError, match="has no application"):
-        ray.told(app)
+        rayserve.told(app)
+
+
+TEXTS = ["Prime the feed pump.", "Tighten the bonnet crosswise.", "ten drops a minute"]
+
+
+def vectors(origin: Origin, **asked: object) -> list[object]:
+    reply = origin.request("POST", "/v1/embeddings", {"model": "production", "input": TEXTS, **asked})
+    assert reply.status == 200, reply.data
+    return [one["embedding"] for one in reply.json["data"]]
+
+
+def test_an_embedding_service_on_a_cluster_gives_the_origins_vectors_to_it_and_to_any_client(
+    origin: Origin, cluster: str, tmp_path: Path
+) -> None:
+    at, told = origin.site, {"name": "embed", "kind": "embedding", "threads": 1, "replicas": {"min": 1, "max": 2}}
+    found = service.read(written(tmp_path, told), "v1", at.settings)
+    assert "1 to 2 replicas of the release's embedding model" in service.explain(found, cluster)
+    service.deploy(at.settings, at.store, found, print, cluster)
+    url = ray.address(found, cluster)
+    name, _, rest = service.status(at.store, "embed/v1").partition(" ")
+    assert rest == "is RUNNING (1 of 1 replicas)"
+    assert name.startswith(f"{ray.read(url).app}.")
+    expected, short = vectors(origin), vectors(origin, dimensions=64, encoding_format="base64")
+    with running(replace(at, settings=config.override(at.settings, "serve", embeddings="embed/v1"))) as other:
+        assert vectors(other) == expected
+        assert vectors(other, dimensions=64, encoding_format="base64") == short
+    base = f"{ray.read(url).base}/{name}/v1"
+    with openai.OpenAI(base_url=base, api_key="none") as client:
+        assert [one.embedding for one in client.embeddings.create(model="m", input=TEXTS, encoding_format="float").data] == expected
+        with pytest.raises(openai.BadRequestError, match="the model has"):
+            client.embeddings.create(model="m", input=TEXTS, dimensions=65536)
+    service.scale(at.store, "embed/v1", 2)
+    assert "(2 of 2 replicas)" in service.status(at.store, "embed/v1")
+    service.delete(at.store, "production", "embed/v1")
+    with pytest.raises(GeneratorError, match="has no application embed_v1-"):
+        service.status(at.store, "embed/v1")
+
+
+def test_this_machines_own_ray_encodes_for_who_has_its_key_and_ends_the_application_with_it(
+    generator: RayGenerator,
+    loop: asyncio.Runner,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    folder = tiny(tmp_path)
+
+    async def case() -> None:
+        made = ray.vectors(Serve(url="ray?app=mine", threads=1), folder, embedder.digest(folder))
+        await made.start()
+        np.testing.assert_array_equal(await made.encode("query", TEXTS), Embedder(folder, threads=1).queries(TEXTS))
+        async with aiohttp.request("POST", f"{made.endpoint.url}/embeddings", json={"model": "m", "input": TEXTS}) as response:
+            assert response.status == 401
+        assert "is RUNNING" in await asyncio.to_thread(rayserve.told, "mine")
+        await made.close()
+
+    loop.run(case())
+    with pytest.raises(GeneratorError, match="has no application mine"):
+        rayserve.told("mine")
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed: pip install 'ragstone[transformers]'")
+def test_a_folder_answers_on_a_cluster_as_it_does_here_and_vllm_without_a_gpu_is_an_error(
+    cluster: str,
+    settings: Settings,
+    tmp_path: Path,
+    loop: asyncio.Runner,  # noqa: F811
+) -> None:
+    folder = causal.made(tmp_path / "model")
+    told = {"name": "tiny", "model": f"local://{folder}", "slots": 1, "context": 512, "threads": 1}
+    opened, found = store.connect(settings.store_url), service.read(written(tmp_path, told), "v1", settings)
+    service.deploy(settings, opened, found, print, cluster)
+    there = serve.connect(serve.deployed(opened, "tiny/v1", settings))
+    here = serve.connect(config.override(settings, "serve", **found.serve))
+    assert there.version == here.version
+    loop.run(there.start())
+    assert loop.run(answer(there, VALVE, Sampling(max_tokens=20)))[0] == generated(folder)
+    loop.run(there.close())
+    service.delete(opened, "production", "tiny/v1")
+    on_gpu = service.read(written(tmp_path, {**told, "metadata": {"gpu": 1}}), "v2", settings)
+    with pytest.raises(GeneratorError, match="vLLM needs 1 GPU, and no node of the cluster has more than 0"):
+        service.deploy(settings, opened, on_gpu, print, cluster)
+    assert service.deployed(opened) == ["tiny/v1"]
 
 
 def test_a_version_that_crashes_at_start_costs_no_user_an_answer(origin: Origin, cluster: str, tmp_path: Path) -> None:
@@ -192,7 +280,7 @@ def named(folder: Path, settings: Settings, cluster: str, **told: str) -> str:
 
 def put(app: str, status: int) -> None:
     """An application of Ray Serve that lists its models and answers nothing else: with an error, or never."""
-    from ray import serve as rayserve
+    from ray import serve as raysown
 
     class Broken:
         async def __call__(self, request: Request) -> Response:
@@ -202,8 +290,8 @@ def put(app: str, status: int) -> None:
                 await asyncio.sleep(1)
             return JSONResponse({"error": {"message": "broken"}}, status)
 
-    made = rayserve.deployment(Broken, name=ray.PART, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=1.0)
-    rayserve.run(made.bind(), name=app, route_prefix=f"/{app}")
+    made = raysown.deployment(Broken, name=rayserve.PART, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=1.0)
+    raysown.run(made.bind(), name=app, route_prefix=f"/{app}")
 
 
 @pytest.mark.parametrize(("status", "message"), [(500, "500"), (0, "in time|fell silent|Timeout")])
@@ -222,7 +310,7 @@ def test_a_load_adds_a_replica_and_its_end_takes_it_away(generator: RayGenerator
 
     async def running(count: int) -> None:
         async with asyncio.timeout(120):
-            while f"({count} of {count} replicas)" not in await asyncio.to_thread(ray.told, "busy"):
+            while f"({count} of {count} replicas)" not in await asyncio.to_thread(rayserve.told, "busy"):
                 await asyncio.sleep(0.2)
 
     async def case() -> None:
@@ -299,7 +387,7 @@ def test_what_this_machines_own_ray_runs_is_looked_after_by_who_serves(settings:
     assert "on this machine, in the processes that serve" in service.explain(found, "ray")
     with pytest.raises(ConfigError, match="ends with them"):
         ray.status(ray.address(found, "ray"))
-    with pytest.raises(ConfigError, match=r"openai://host/v1.* is no GGUF file"):
+    with pytest.raises(ConfigError, match=r"openai://host/v1.* is neither"):
         ray.address(service.read(written(tmp_path, {"model": "openai://host/v1?model=q"}), "v1", settings), "ray")
 
 
@@ -315,7 +403,7 @@ def test_requests_that_wait_before_idle_processors_want_replicas_too() -> None:
 
 def advised(*looks: tuple[float, ...], requests: int = 0) -> list[int]:
     """What the policy says at each look: the replicas that there are to be, and the load of each that runs, with room for four requests."""
-    policy = ray.Policy(room=4, least=1, most=3, target=70.0, up=0.0, down=0.0)
+    policy = rayserve.Policy(room=4, least=1, most=3, target=70.0, up=0.0, down=0.0)
 
     def advice(count: float, *loads: float) -> int:
         told = {"target_num_replicas": count, "aggregated_metrics": {"cpu": dict(enumerate(loads))}, "total_num_requests": requests}

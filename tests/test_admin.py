@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ragstone import access, relay, release
+from ragstone import access, project, relay, release
 from ragstone import runs as run_states
 from ragstone import store as stores
 from ragstone.api import app, live, runs
@@ -133,6 +133,7 @@ def test_a_sync_that_is_stopped_leaves_what_is_in_force_and_nothing_half(origin:
         assert not [folder for folder in found if not stores.published(store, folder)]
     finally:
         shutil.rmtree(fresh)
+        project.stage(origin.site.settings, store, Silence())
 
 
 def synced(origin: Origin, token: str) -> Any:

@@ -139,18 +139,30 @@ def _listens(port: int) -> bool:
         return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
-COMMANDS = "import json, sys; from ragstone.cli import app; [app(words, standalone_mode=False) for words in json.loads(sys.argv[1])]"
+COMMANDS = """
+import json, sys
+from ragstone.cli import app
+from ragstone.config import Serve, Settings
+from ragstone.serve.ray import RayGenerator, read
+first, url, last = json.loads(sys.argv[1])
+for words in first:
+    app(words, standalone_mode=False)
+print(RayGenerator(read(url), Settings(serve=Serve(url=url))).load())
+app(last, standalone_mode=False)
+"""
 
 
 def test_a_cluster_is_joined_through_its_client_port(head: str, settings: Settings) -> None:
     """With the token that Ray's own tools find, though nobody names it."""
     file = written(settings.folder, {"name": "far", "context": 1024, "slots": 1, "threads": 1, "max_tokens": 16})
-    words = [["deploy", str(file), "--to", head], ["service", "status", "v1"], ["service", "delete", "v1"]]
+    url = ray.address(service.read(file, "v1", settings), head)
+    words = [[["deploy", str(file), "--to", head], ["service", "status", "v1"]], url, ["service", "delete", "v1"]]
     there = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
     command = [sys.executable, "-c", COMMANDS, json.dumps(words)]
     done = subprocess.run(command, cwd=settings.folder, env=there, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "is RUNNING (1 of 1 replicas)" in done.stdout
+    assert re.search(r"\[Load\(replica='process \d+ on 127.0.0.1', cpu=None, busy=0, waiting=0\)\]", done.stdout), done.stdout
 
 
 @pytest.fixture(scope="module")

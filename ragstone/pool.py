@@ -227,7 +227,7 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """The connections to the server of `url`, which must be one (`ConfigError`). Between two parts of a response `patience` seconds may pass."""
+    """The connections to the server of `url`, or a `ConfigError`. Between two parts of a response `patience` seconds may pass."""
 
     def __init__(self, url: str, patience: float) -> None:
         self._url, self._patience = url.rstrip("/"), patience

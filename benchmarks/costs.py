@@ -46,6 +46,8 @@ def ratio(of: str, to: str, what: str) -> Callable[[Mapping[str, Costs]], float]
 
 
 LEAST = {
+    "JSON passed through, LiteLLM / Python edge, CPU": (ratio("LiteLLM", OURS, PASS), 50),
+    "JSON passed through, Portkey / Python edge, CPU": (ratio("Portkey", OURS, PASS), 5),
     "a hit, LiteLLM / Python edge, CPU": (ratio("LiteLLM", OURS, HIT), 100),
     "a new question, JSON, LiteLLM / Python edge, CPU": (ratio("LiteLLM", OURS, MISS), 50),
     "a new question, stream, LiteLLM / Python edge, CPU": (ratio("LiteLLM", OURS, STREAM), 50),
@@ -123,9 +125,7 @@ class Asks:
     def round(self) -> Costs:
         found = self._figure(MISS, self._asked, self._json) | self._figure(STREAM, self._asked, self._stream)
         found |= self._figure(FIRST, self._first) | self._figure(HIT, self._hits)
-        if self._ours:
-            found |= self._figure(PASS, self._asked, {"model": "production", "input": f"pump {NUMBER.decode()}"}, "/v1/embeddings")
-        return found
+        return found | self._figure(PASS, self._asked, {"model": "production", "input": f"pump {NUMBER.decode()}"}, "/v1/embeddings")
 
     def _figure(self, what: str, measure: Callable[..., float | Costs], *of: object) -> Costs:
         """Nothing where the gateway failed to answer, now or before."""

@@ -47,6 +47,14 @@ class Upstream(Origin):
             await self._gate.wait()
         return self._whole(test)
 
+    async def _other(self, request: web.Request) -> web.Response:
+        if request.path != "/v1/embeddings":
+            return await super()._other(request)
+        self.seen.append(Seen(request.path, dict(request.headers), await request.json()))
+        vector = {"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}
+        usage = {"prompt_tokens": 7, "total_tokens": 7}
+        return web.json_response({"object": "list", "data": [vector], "model": "production", "usage": usage})
+
     def _whole(self, test: Mapping[str, Any]) -> web.Response:
         """The answer as JSON."""
         told = {"release": self.release, "citations": [{"number": 1, "chunk": "c1", "document": "pump.md"}]}

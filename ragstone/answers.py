@@ -70,14 +70,15 @@ async def read(flight: Answer, response: Response, begun: float) -> End:
         if size > LARGEST:
             raise OriginError(f"the origin's answer is over {LARGEST} bytes")
         taken: list[tuple[bytes, dict[str, Any]]] = []
-        for data in _events(reader, part):
-            chunk = _chunk(data)
-            if chunk.get("error"):
-                _tell(flight, head, taken)
-                return Refusal(502, [JSON], data)
-            fold.add(chunk)
-            taken.append((data, chunk))
-        _tell(flight, head, taken)
+        try:
+            for data in _events(reader, part):
+                chunk = _chunk(data)
+                if chunk.get("error"):
+                    return Refusal(502, [JSON], data)
+                fold.add(chunk)
+                taken.append((data, chunk))
+        finally:
+            _tell(flight, head, taken)  # what came before a fault too
         if reader.done:
             await _drain(response)
             break

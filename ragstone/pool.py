@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from ragstone.errors import OriginError
+from ragstone.errors import ConfigError, OriginError
 
 CONNECT = 5.0
 """Seconds until a connection must stand."""
@@ -227,14 +227,13 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """The connections to the server of `url`, `http://` or `https://`. Between two parts of a response `patience` seconds may pass."""
+    """The connections to the server of `url`, or a `ConfigError`. Between two parts of a response `patience` seconds may pass."""
 
     def __init__(self, url: str, patience: float) -> None:
         self._url, self._patience = url.rstrip("/"), patience
-        parts = urlsplit(self._url)
-        self._secure, self._host = parts.scheme == "https", parts.hostname or ""
+        parts = _parted(self._url)
+        self._secure, self._host, self._path = parts.scheme == "https", parts.hostname or "", parts.path
         self._port = parts.port or (443 if self._secure else 80)
-        self._path = parts.path
         self._always = f"host: {parts.netloc.rpartition('@')[2]}\r\nuser-agent: ragstone-edge\r\naccept-encoding: identity\r\n"
         self._resting: deque[Connection] = deque()
 
@@ -308,3 +307,14 @@ class Pool:
         except OSError as error:
             raise OriginError(f"the origin {self._url} can't be reached", "ragstone serve", status=503) from error
         return made[1]
+
+
+def _parted(url: str) -> SplitResult:
+    parts = urlsplit(url)
+    try:
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none
+        known = False
+    if not known:
+        raise ConfigError(f"{url!r} is no address of an origin", "set edge.origin like http://127.0.0.1:8801")
+    return parts

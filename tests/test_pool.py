@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ragstone.errors import OriginError
+from ragstone.errors import ConfigError, OriginError
 from ragstone.pool import HEAD, UNREAD, Pool, Response
 from tests import certificate as authority
 
@@ -249,3 +249,9 @@ def test_an_origin_over_https_is_asked_only_with_a_certificate_that_is_trusted(t
     assert raised.value.status == 503
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate.chain))
     assert asyncio.run(play()) == (200, b"hi")
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8801", "ftp://127.0.0.1", "http://", "http://127.0.0.1:port", "http://127.0.0.1:99999"])
+def test_what_is_no_address_is_named_before_anything_is_asked(url: str) -> None:
+    with pytest.raises(ConfigError, match="no address of an origin"):
+        Pool(url, 30)

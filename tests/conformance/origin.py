@@ -1,6 +1,7 @@
 """A small origin for the edge's tests: the far side of the contract, over real HTTP, steered from the test.
 
-What it answers is steered by the question itself: `say` words; `status`; `etag`; `cut`, `error` and `hold` break or delay a stream.
+What it answers is steered by the question itself: `say` words; `status`; `etag`; `cut`, `error`, `malformed` and `hold` break
+or delay a stream.
 """
 
 from __future__ import annotations
@@ -144,6 +145,8 @@ class Origin:
             return
         if test.get("cut") == "early":
             return
+        if test.get("malformed"):
+            await response.write(str(test["malformed"]).encode("latin-1"))
         ragstone = {"release": release, "basis": "generated", "citations": self._citations()}
         if test.get("cut") != "no finish":
             await response.write(sse(chunk(head, finish="stop", ragstone=ragstone)))

@@ -296,10 +296,12 @@ def test_a_release_pointer_that_is_none_leaves_the_last_one_in_force(bench: Benc
 # ---- what is never stored
 
 
+FAULTS: list[dict[str, Any]] = [{"cut": "no done"}, {"cut": "no finish"}, {"cut": "early"}, {"cut": "before finish"}, {"error": True}]
+FAULTS += [{"malformed": data} for data in ("data: {\n\n", "data: []\n\n", 'data: {"choices": 7}\n\n', 'data: {"x": "\xff"}\n\n')]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(
-    "fault", [{"cut": "no done"}, {"cut": "no finish"}, {"cut": "early"}, {"cut": "before finish"}, {"error": True}], ids=str
-)
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_broken_answer_is_told_as_an_error_and_never_stored(bench: Bench, fault: dict[str, Any], streamed: bool) -> None:
     body = question(test=fault, stream=streamed)
     for _ in range(2):

@@ -249,7 +249,8 @@ def explain(deployment: Deployment, to: str) -> str:
     what = f"{_engine(place)} with {place.model}" if deployment.kind == GENERATOR else "the release's embedding model"
     lines.append(f"  {deployment.least} to {deployment.most} replicas of {what}, for {target} % of their CPU")
     lines.append(f"  kept as {place.url}")
-    return "\n".join([*lines, *(f"  {field} is not used here" for field in deployment.unused)])
+    unused = [field for field in deployment.unused if not (field == "metadata.gpu" and place.gpu)]
+    return "\n".join([*lines, *(f"  {field} is not used here" for field in unused)])
 
 
 def status(url: str) -> str:

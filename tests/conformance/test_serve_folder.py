@@ -177,4 +177,6 @@ def test_a_folder_is_deployed_as_a_version_here_and_named_as_what_it_is_on_ray(f
     assert "1 to 1 replicas of transformers with" in service.explain(on_cpu, "ray")
     on_gpu = service.read(written(tmp_path, {**told, "metadata": {"gpu": 1}}), "v3", settings)
     assert "1 to 1 replicas of vLLM on 1 GPU each with" in service.explain(on_gpu, "ray")
+    assert "metadata.gpu is not used here" in service.explain(on_gpu)
+    assert "metadata.gpu" not in service.explain(on_gpu, "ray")
     assert ray.read(ray.address(on_gpu, "ray")).gpu == 1

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 import re
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, fields, replace
@@ -25,6 +23,7 @@ from ragstone.config import Settings
 from ragstone.errors import ConfigError, GeneratorError
 from ragstone.kubectl import Kubectl
 from ragstone.load import Load
+from ragstone.pods import Pods
 from ragstone.serve import Deployment, Say
 from ragstone.wire import Message, Piece, Sampling
 
@@ -43,15 +42,6 @@ CONTAINER = "kserve-container"
 """What KServe calls the container of a model."""
 POD = {"": "serving.kserve.io/inferenceservice", PLAIN: "app.kubernetes.io/instance"}
 """The label by which the pods of a service are found."""
-
-MEASURED = 15.0
-"""Seconds between two measurements of a metrics server, unless it was told otherwise."""
-GLANCE = 5.0
-"""Seconds that the cluster may take to tell of them."""
-PARTS = {"n": 1e-9, "u": 1e-6, "m": 1e-3}
-"""Of a core, as Kubernetes writes them."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,7 +122,7 @@ class KserveGenerator:
         self._key = key
         self._completions = Completions(Patience(total=timeout))
         self._endpoint: Endpoint | None = None
-        self._looked, self._loads = float("-inf"), list[Load]()
+        self._pods = Pods(place.kubectl, place.service, POD[place.kind])
 
     @property
     def version(self) -> str:
@@ -162,14 +152,7 @@ class KserveGenerator:
 
     def load(self) -> list[Load]:
         """What each pod takes of the cores that it requests, as the cluster's metrics server has it; nothing where there is none."""
-        if time.monotonic() - self._looked > MEASURED:
-            try:
-                self._loads = loads(self.place)
-            except (GeneratorError, ConfigError) as error:
-                log.warning("pods of %s do not tell how busy they are: %s", self.place.service, error)
-                self._loads = []
-            self._looked = time.monotonic()
-        return self._loads
+        return self._pods.load()
 
     async def close(self) -> None:
         await self._completions.close()
@@ -260,29 +243,6 @@ def logs(url: str, most: int) -> list[str]:
     place = _one(url)
     which = ["-l", f"{POD[place.kind]}={place.service}", "--all-containers", "--timestamps", "--prefix", f"--tail={most}"]
     return place.kubectl.run("logs", *which).splitlines()[-most:]
-
-
-def loads(place: Place) -> list[Load]:
-    """The pods that were measured. Raises `GeneratorError` without a metrics server, `ConfigError` without the right to ask it."""
-    measured, pods = (_pods(place, kind) for kind in ("pods.metrics.k8s.io", "pods"))
-    asked = {name: [one.get("resources", {}).get("requests", {}) for one in pod["spec"]["containers"]] for name, pod in pods.items()}
-    requested = {name: sum(map(_cores, told)) for name, told in asked.items()}
-    used = {name: sum(_cores(one["usage"]) for one in pod["containers"]) for name, pod in measured.items()}
-    return [Load(f"pod {name}", 100 * cores / requested[name]) for name, cores in sorted(used.items()) if requested.get(name)]
-
-
-def _pods(place: Place, kind: str) -> dict[str, Any]:
-    told = place.kubectl.run("get", kind, "-l", f"{POD[place.kind]}={place.service}", "-o", "json", seconds=GLANCE)
-    return {pod["metadata"]["name"]: pod for pod in json.loads(told)["items"]}
-
-
-def _cores(told: dict[str, str]) -> float:
-    """
-    >>> _cores({"cpu": "250m", "memory": "1Gi"}), _cores({})
-    (0.25, 0.0)
-    """
-    cpu = told.get("cpu", "0")
-    return float(cpu.rstrip("num")) * PARTS.get(cpu[-1], 1)
 
 
 def remove(url: str) -> None:

@@ -217,7 +217,7 @@ class Cluster:
         told: dict[str, Any] = {"conditions": [condition], "observedGeneration": 1}
         if ready and made["kind"] == "InferenceService":
             told["url"] = self.service_url
-        if made["spec"].get("canary"):
+        if made.get("spec", {}).get("canary"):
             told["conditions"].append({**condition, "type": "CanaryReady"})
         if made["kind"] == "Deployment":
             there = made["spec"].get("replicas", 1)

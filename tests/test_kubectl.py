@@ -105,8 +105,10 @@ def test_status_scale_logs_and_delete_are_kubectls(cluster: Cluster, settings: S
     assert service.status(opened, "v1") == f"{NAME}: Ready"
     service.scale(opened, "v1", 3)
     assert cluster.spec(NAME)["predictor"]["minReplicas"] == cluster.spec(NAME)["predictor"]["maxReplicas"] == 3
-    runs(cluster, "pod-1", "0")
-    assert {line.partition(" ")[0] for line in service.logs(settings, opened, "v1", 10)} == {"[pod/pod-1/server]", "[pod/pod-1/proxy]"}
+    meta = {"name": "pod-1", "namespace": "models", "labels": {"serving.kserve.io/inferenceservice": NAME}}
+    cluster.objects["pods", "pod-1"] = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [{"name": "server"}]}}
+    (line,) = service.logs(settings, opened, "v1", 10)
+    assert line.endswith("said by pod-1")
     kserve.remove(kept(opened))
     assert ("inferenceservices", NAME) not in cluster.objects
     assert service.status(opened, "v1") == f"{NAME} is not there"

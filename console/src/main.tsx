@@ -36,9 +36,11 @@ function Console() {
   }
 
   function resume(): void {
+    const asked = session.key;
     ask<Key>("/v1/key")
-      .then(enter)
+      .then((found) => (session.key === asked ? enter(found) : undefined)) // else somebody signed out meanwhile
       .catch((error: unknown) => {
+        if (session.key !== asked) return;
         const why = asFault(error);
         if (why.status === 401) leave();
         setFault(why.status === 401 ? null : why);
@@ -50,6 +52,7 @@ function Console() {
   function leave(): void {
     session.end();
     setKey(null);
+    setAsking(false);
   }
   if (key) return <Frame who={key} leave={leave} />;
   if (asking) return null;

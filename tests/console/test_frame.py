@@ -170,6 +170,21 @@ def test_the_frame_is_there_before_the_script_and_does_not_move(page: Page, plac
         page.get_by_role("button", name="Sign out").press("Enter")
 
 
+def test_who_signs_out_before_the_key_is_confirmed_is_out(page: Page, place: Place) -> None:
+    enter(page, place)
+    waiting: list[Route] = []
+    page.route("**/v1/key", lambda route: waiting.append(route))
+    with page.expect_request("**/v1/key"):
+        page.reload()
+    page.get_by_role("button", name="Sign out").press("Enter")
+    expect(page.get_by_label("API key")).to_be_focused()
+    with page.expect_response("**/v1/key"):
+        waiting[0].continue_()
+    page.evaluate("() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert page.evaluate("() => sessionStorage.length") == 0
+
+
 def shape(page: Page) -> list[Any]:
     """What stands where: the frame's parts, their words, and which link is the current one."""
     told = page.evaluate(SHAPE, ".brand, nav a, .who, h1, .signin label, .signin p.quiet")

@@ -6,6 +6,7 @@ A client of our own, because the official one brings requests, protobuf and more
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from ragstone.errors import IndexingError
 
 BODY = 4 << 20
 """Bytes of a bulk request: many engines' proxies take no more than 10 MiB, and a refused one is sent again."""
+
+ABREAST = 2
+"""Bodies on their way at a time: an engine works at each with one thread of a shard's."""
 
 LINES = "application/x-ndjson"
 
@@ -86,18 +90,18 @@ class Cluster:
         return self._send("GET", path, b"", "application/json", 1)
 
     def load(self, index: str, lines: Iterable[bytes], body: int = BODY) -> None:
-        """Send bulk lines, one body after the other, and again what the engine was too busy for: it sets the pace.
+        """Send bulk lines, a few bodies abreast, and again what the engine was too busy for: it sets the pace.
 
-        The next body is made while one is on its way, and not sent before it is there: equal corpora are written in the same order.
+        The next body is made while these are on their way, and waits for the oldest of them.
         """
-        with ThreadPoolExecutor(1) as pool:
-            sent: Future[None] | None = None
+        with ThreadPoolExecutor(ABREAST) as pool:
+            sent: deque[Future[None]] = deque()
             for batch in _batches(lines, body):
-                if sent:
-                    sent.result()
-                sent = pool.submit(self._insist, index, batch)
-            if sent:
-                sent.result()
+                if len(sent) == ABREAST:
+                    sent.popleft().result()
+                sent.append(pool.submit(self._insist, index, batch))
+            for one in sent:
+                one.result()
 
     def _insist(self, index: str, batch: Sequence[bytes]) -> None:
         left = self._push(index, batch)

@@ -93,7 +93,7 @@ def example(name: str, pipeline: str, dimensions: int) -> Request:
 
 
 def lines(chunks: Sequence[Chunk], vectors: Callable[[int], Vector | None], pipeline: str = "") -> Iterator[bytes]:
-    """Two lines of a bulk request for each chunk, in the order of their ids: equal corpora rank ties alike.
+    """Two lines of a bulk request for each chunk, in the order of their ids.
 
     `vectors` gives that of a row; a chunk without one goes through the pipeline. Neither chunks nor vectors are held whole.
     """

@@ -42,7 +42,7 @@ def spaced(text: str) -> str:
     >>> spaced("Python语言的 泵")
     'Python 语言 言的   泵 '
     """
-    return WIDE.sub(_pairs, text)
+    return text if text.isascii() else WIDE.sub(_pairs, text)
 
 
 def _pairs(run: re.Match[str]) -> str:

@@ -15,8 +15,13 @@ Wanted = tuple[tuple[str, ...], ...]
 
 def of(chunk: Chunk) -> list[str]:
     """The facets of a chunk, sorted."""
-    groups = [_facet("group", group) for group in chunk.groups]
-    return sorted({*groups, *(_facet(f"metadata.{key}", value) for key, value in chunk.metadata.items())})
+    return list(_facets(chunk.groups, tuple(chunk.metadata.items())))
+
+
+@lru_cache(maxsize=64)  # chunks of a document have the same, and come together
+def _facets(groups: tuple[str, ...], metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    named = (_facet("group", group) for group in groups)
+    return tuple(sorted({*named, *(_facet(f"metadata.{key}", value) for key, value in metadata)}))
 
 
 def wanted(groups: Iterable[str], filter: Mapping[str, str]) -> Wanted:

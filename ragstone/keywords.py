@@ -22,7 +22,7 @@ WORDS, PAIRS = "text", "pairs"
 
 def pairs(stems: Sequence[str]) -> list[str]:
     """Every two stems in a row, as one term."""
-    return [f"{first}_{second}" for first, second in itertools.pairwise(stems)]
+    return list(map("_".join, itertools.pairwise(stems)))
 
 
 def asked(stems: Sequence[str], bigram_weight: float) -> Terms:

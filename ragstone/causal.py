@@ -15,15 +15,16 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from aiohttp import web
 
 from ragstone import fields, replica, wire
 from ragstone.errors import ConfigError, RequestError
 from ragstone.fields import Fields
+from ragstone.replica import Told
 from ragstone.wire import Head, Message, Sampling
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ BODY = 4 << 20
 
 
 @dataclass(frozen=True)
-class Causal:
+class Folder(Told):
     """What a replica runs: a folder. `context` is in tokens and shared by the slots; 0 threads are as many as there are cores."""
 
     weights: str
@@ -46,7 +47,14 @@ class Causal:
     threads: int
     digest: str
     """Of the folder as it was asked for; another content is refused."""
-    key: str = field(default="", repr=False)
+
+    def at(self, weights: Path) -> Self:
+        """The same of a folder elsewhere, whatever it holds."""
+        return replace(self, weights=str(weights), digest=digest(weights))
+
+
+class Causal(Folder):
+    """A folder that transformers runs."""
 
     program: ClassVar[str] = __file__
 
@@ -57,18 +65,6 @@ class Causal:
 
         engine = f"transformers {metadata.version('transformers')}, torch {metadata.version('torch')}, {REVISION}"
         return hashlib.sha256(f"{self.digest} {engine} {self.context} {self.slots}".encode()).hexdigest()
-
-    def at(self, weights: Path) -> Causal:
-        """The same of a folder elsewhere, whatever it holds."""
-        return replace(self, weights=str(weights), digest=digest(weights))
-
-    def keyed(self, key: str) -> Causal:
-        """The same, that asks for this key."""
-        return replace(self, key=key)
-
-    def line(self) -> bytes:
-        """The line that the program reads."""
-        return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def digest(folder: Path) -> str:

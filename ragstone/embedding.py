@@ -11,15 +11,16 @@ import hmac
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import orjson
 from aiohttp import web
 
-from ragstone import fields, vectors, wire
+from ragstone import fields, replica, vectors, wire
 from ragstone.batch import Batches
 from ragstone.errors import RequestError
+from ragstone.replica import Told
 from ragstone.vectors import DOCUMENT, QUERY
 
 if TYPE_CHECKING:
@@ -32,23 +33,14 @@ BODY = 64 << 20
 
 
 @dataclass(frozen=True)
-class Embedding:
+class Embedding(Told):
     """What a replica runs: a model folder. 0 threads are as many as there are cores."""
 
     folder: str
     name: str
     threads: int
-    key: str = field(default="", repr=False)
 
     program: ClassVar[str] = __file__
-
-    def keyed(self, key: str) -> Embedding:
-        """The same, that asks for this key."""
-        return replace(self, key=key)
-
-    def line(self) -> bytes:
-        """The line that the program reads."""
-        return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def encoded(embedder: Embedder, kind: str, texts: Sequence[str]) -> Vectors:
@@ -117,8 +109,6 @@ class Served:
 
 def main() -> None:
     """Serve what the line on standard input says, until the parent is gone."""
-    from ragstone import replica
-
     embedding = Embedding(**json.loads(sys.stdin.buffer.readline()))
     replica.follow_parent()
     asyncio.run(serve(embedding))

@@ -29,8 +29,8 @@ class Form:
     key: str
     streamed: bool
     include_usage: bool
-    entry: Entry | None = None
-    """The one that was told last, …"""
+    made: tuple[str, str, str] | None = None
+    """What was told last of where an answer came from, …"""
     lines: bytes = b""
     """… and the header lines that say so."""
 
@@ -58,8 +58,8 @@ class Hits:
         entry = self._fresh(head, form, pointer) if form else None
         if who is None or form is None or entry is None or (left := self._counted(who)) is None:
             return None
-        if form.entry is not entry:
-            form.entry, form.lines = entry, atonce.lines(answers.described(entry, "hit", form.streamed))
+        if form.made != (made := (entry.release, entry.etag, entry.reused)):  # not the entry: it would outlive its place in the cache
+            form.made, form.lines = made, atonce.lines(answers.described(entry, "hit", form.streamed))
         self._answered += 1
         named = request_id(head.headers)
         if self._log:

@@ -20,4 +20,4 @@ def choose(weights: Path, name: str, serve: Serve, gpus: int = 0) -> Program:
         return kind(str(weights), name, serve.context, serve.slots, serve.threads, digest(weights))
     if gpus:
         raise ConfigError(f"vLLM runs folders of safetensors, and {weights} is a file of llama.cpp", '"gpu": 0 in the file')
-    return Replica(str(weights), name, serve.context, serve.slots, serve.threads, key="", sleep=serve.sleep)
+    return Replica(str(weights), name, serve.context, serve.slots, serve.threads, serve.sleep)

@@ -14,14 +14,30 @@ import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 REVISION = 2
 """Part of a generator's version: raised when `serve` sets something else that changes what is generated."""
 
 
 @dataclass(frozen=True)
-class Replica:
+class Told:
+    """What a replica's program reads from its standard input, whichever it is."""
+
+    key: str = field(default="", repr=False, kw_only=True)
+    """What it asks for."""
+
+    def keyed(self, key: str) -> Self:
+        """The same, that asks for this key."""
+        return replace(self, key=key)
+
+    def line(self) -> bytes:
+        """The line that the program reads."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Replica(Told):
     """What a replica runs. `context` is in tokens and shared by the slots; 0 threads are as many as there are cores."""
 
     weights: str
@@ -29,7 +45,6 @@ class Replica:
     context: int
     slots: int
     threads: int
-    key: str = field(repr=False)
     sleep: float = 0.0
     """Seconds without a request after which it lets go of its model, until the next one; 0 is never."""
 
@@ -49,14 +64,6 @@ class Replica:
     def at(self, weights: Path) -> Replica:
         """The same, of weights that lie elsewhere."""
         return replace(self, weights=str(weights))
-
-    def keyed(self, key: str) -> Replica:
-        """The same, that asks for this key."""
-        return replace(self, key=key)
-
-    def line(self) -> bytes:
-        """The line that the program reads."""
-        return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def serve(replica: Replica) -> Any:

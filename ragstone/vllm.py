@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +20,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from ragstone import causal, children, replica
+from ragstone.causal import Folder
 
 REVISION = 1
 """Part of a generator's version: raised when something else changes what is generated."""
@@ -29,18 +29,8 @@ PAUSE = 0.5
 NONE = "vLLM runs on a GPU, and there is none"
 
 
-@dataclass(frozen=True)
-class Vllm:
-    """What a replica runs: a folder. `context` is in tokens and shared by the slots, which are sequences of a batch."""
-
-    weights: str
-    name: str
-    context: int
-    slots: int
-    threads: int
-    digest: str
-    """Of the folder as it was asked for; another content is refused."""
-    key: str = field(default="", repr=False)
+class Vllm(Folder):
+    """A folder that vLLM runs; its slots are sequences of a batch, and threads are its own to choose."""
 
     program: ClassVar[str] = __file__
 
@@ -49,18 +39,6 @@ class Vllm:
         """SHA-256 of the folder and the settings; which vLLM a node has is not known here."""
         told = f"{self.digest} vllm, {REVISION} {self.context} {self.slots}"
         return hashlib.sha256(told.encode()).hexdigest()
-
-    def at(self, weights: Path) -> Vllm:
-        """The same of a folder elsewhere, whatever it holds."""
-        return replace(self, weights=str(weights), digest=causal.digest(weights))
-
-    def keyed(self, key: str) -> Vllm:
-        """The same, that asks for this key."""
-        return replace(self, key=key)
-
-    def line(self) -> bytes:
-        """The line that the program reads."""
-        return json.dumps(asdict(self)).encode() + b"\n"
 
     def command(self, port: int) -> list[str]:
         """vLLM's server; the key goes by its environment, which no process list shows."""

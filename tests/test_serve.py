@@ -296,7 +296,7 @@ def test_a_version_is_what_generates_and_not_how_fast_or_with_which_key() -> Non
 
 
 def test_a_replicas_line_carries_its_key_and_its_repr_does_not() -> None:
-    replica = Replica("/w.gguf", "w", 1024, 1, 1, KEY)
+    replica = Replica("/w.gguf", "w", 1024, 1, 1, key=KEY)
     assert Replica(**orjson.loads(replica.line())) == replica
     assert KEY not in repr(replica)
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from ragstone import fields
 from ragstone.errors import RequestError
-from ragstone.fields import Fields as Fields
+from ragstone.fields import Fields
 from ragstone.rag import Options
 from ragstone.wire import Message, Sampling
 

@@ -15,6 +15,7 @@ from ragstone.api.releases import Opened
 from ragstone.corpus import feedback
 from ragstone.corpus.feedback import VERDICTS, Feedback
 from ragstone.errors import IndexingError, RequestError
+from ragstone.fields import Fields
 
 HITS = 50
 """The most passages that a verdict may be about: no answer rests on more."""
@@ -40,7 +41,7 @@ async def give_feedback(request: Request) -> Response:
     return JSONResponse({"kept": True, "consent": said.consent}, 201)
 
 
-def _feedback(fields: body.Fields, release: str, hits: tuple[str, ...], who: Principal) -> Feedback:
+def _feedback(fields: Fields, release: str, hits: tuple[str, ...], who: Principal) -> Feedback:
     """What is kept. The question is, only with consent; of the answer only the digest."""
     verdict = next((known for known in VERDICTS if known == fields.text("verdict")), None)
     if verdict is None:
@@ -50,7 +51,7 @@ def _feedback(fields: body.Fields, release: str, hits: tuple[str, ...], who: Pri
     return Feedback(time.time(), release, question if consent else "", digest, hits, verdict, who.key, who.groups, consent)
 
 
-def _hits(fields: body.Fields) -> tuple[str, ...]:
+def _hits(fields: Fields) -> tuple[str, ...]:
     given = fields.values.get("hits")
     if not isinstance(given, list) or not 0 < len(given) <= HITS or not all(isinstance(id, str) and id for id in given):
         raise fields.wrong("hits", f"a list of 1 to {HITS} ids of chunks")

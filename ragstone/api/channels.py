@@ -16,6 +16,7 @@ from ragstone import release as records
 from ragstone.api import body
 from ragstone.api.call import Origin, administer, origin
 from ragstone.errors import Conflict, IndexingError, ReleaseError, RequestError
+from ragstone.fields import Fields
 from ragstone.release import Record
 from ragstone.store import Store
 
@@ -143,7 +144,7 @@ def _rollback(store: Store, channel: str, after: int) -> Record:
     return records.rollback(store, channel)
 
 
-def _after(fields: body.Fields) -> int:
+def _after(fields: Fields) -> int:
     after = fields.whole("after", 0, 10**8)
     if after is None:
         raise fields.wrong("after", "the number of the channel's newest record, 0 for none")

@@ -23,6 +23,7 @@ from ragstone.api.body import Chat
 from ragstone.api.call import authorise, confirmed, origin, unless_gone, validators, veiled
 from ragstone.api.releases import Opened
 from ragstone.errors import GeneratorError, RagstoneError
+from ragstone.fields import Fields
 from ragstone.rag import Answer, Grounds, Options
 from ragstone.reuse import Place
 from ragstone.shadow import Copy, Said, Watch
@@ -173,7 +174,7 @@ class Stream(Response):
         return events + wire.DONE
 
 
-def _place(request: Request, fields: body.Fields, principal: Principal, grounds: Grounds) -> Place | None:
+def _place(request: Request, fields: Fields, principal: Principal, grounds: Grounds) -> Place | None:
     """Where an answer to be reused is; None where none is, or the caller's `no-store` forbids it."""
     if cache.asked(request.headers.get("cache-control", "")).no_store:
         return None

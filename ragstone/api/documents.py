@@ -16,6 +16,7 @@ from ragstone.corpus import Chunk, Document, Failure, catalogue, parse, snapshot
 from ragstone.corpus.catalogue import Catalogue
 from ragstone.corpus.sandbox import Sandbox
 from ragstone.errors import NotFound, ParseError, ReleaseError, RequestError
+from ragstone.fields import Fields
 
 WINDOW = 100_000
 """The most characters of a document in one response: a book comes in parts."""
@@ -75,7 +76,7 @@ async def listing(request: Request) -> Response:
     return JSONResponse({"release": release, **told, **_failed(failed)}, headers=validators_of(release))
 
 
-async def shelved(request: Request, fields: body.Fields) -> tuple[str, Catalogue]:
+async def shelved(request: Request, fields: Fields) -> tuple[str, Catalogue]:
     """The release that is meant, the one in force unless the body names another, and its catalogue."""
     releases, store = origin(request).releases, origin(request).store
     if releases.record is None:

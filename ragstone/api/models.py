@@ -16,6 +16,7 @@ from ragstone.api.call import Origin, administer, origin
 from ragstone.api.documents import shelved
 from ragstone.corpus import catalogue
 from ragstone.errors import RequestError
+from ragstone.fields import Fields
 from ragstone.store import Store
 
 ROOT = "models/"
@@ -32,7 +33,7 @@ async def terms(request: Request) -> Response:
     principal, here = administer(request), origin(request)
     fields = await body.read(request, here.limit)
     fields.only("before", "after")
-    release, shelf = await shelved(request, body.Fields({}))
+    release, shelf = await shelved(request, Fields({}))
     words = await here.compute(lambda: termmap.telling([chunk.context for chunk in shelf.passages(principal.groups)]))
     if len(words) < termmap.FEW:
         raise RequestError(f"the documents give {len(words)} terms: too few for a map", "before")

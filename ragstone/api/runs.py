@@ -21,6 +21,7 @@ from ragstone.api.documents import shelved
 from ragstone.config import GroupRule
 from ragstone.corpus import questions, snapshot
 from ragstone.errors import Conflict, ExamError, RequestError
+from ragstone.fields import Fields
 from ragstone.runs import Run
 from ragstone.wire import sse
 
@@ -91,7 +92,7 @@ async def forget(request: Request) -> Response:
     fields = await body.read(request, origin(request).limit)
     fields.only("documents", "delete")
     named = _names(fields, "documents", 1, MOST)
-    _, shelf = await shelved(request, body.Fields({}))
+    _, shelf = await shelved(request, Fields({}))
     if not all(shelf.has(name, principal.groups) for name in named):
         message = "documents names one that this key may not read, or that is not in force"
         raise RequestError(message, "documents", status=404, code="not_found")
@@ -162,7 +163,7 @@ def _kept(here: Origin, text: str, principal: Principal) -> str:
     return str(path)
 
 
-def _names(fields: body.Fields, key: str, least: int, most: int) -> list[str]:
+def _names(fields: Fields, key: str, least: int, most: int) -> list[str]:
     given = fields.values.get(key)
     if not isinstance(given, list) or not least <= len(given) <= most or not all(isinstance(name, str) and name for name in given):
         raise fields.wrong(key, f"a list of {least} to {most} names")

@@ -1,6 +1,7 @@
 """What many tests need: a project folder of its own, and documents that we wrote."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,10 @@ if os.environ.get("AWS_METADATA_ENDPOINT") != NOWHERE:
         "ALIBABA_CLOUD_CREDENTIALS_FILE": os.devnull,
         "AWS_METADATA_ENDPOINT": NOWHERE,
     }
+
+# A shell starts what it sends into the background with Ctrl-C ignored, and so would be all that the tests spawn and then interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MANUALS = {
     "pump.md": """# Feed pump

@@ -175,7 +175,21 @@ class _Graph:
         return self._constant(f"{at}.weight", rounded), self._constant(f"{at}.scale", scale), self._constant(f"{at}.zero", zeros)
 
     def _add_and_norm(self, other: str, at: str) -> None:
-        self._node("SkipLayerNormalization", [self.value, other, *self._norm(at)], CONTRIB, epsilon=self.architecture.epsilon)
+        """Layer normalisation of the sum. ONNX Runtime's own adds up one number at a time, which took a quarter of a text's time.
+
+        That of an instance is vectorised, and is the same when each token is an instance of one channel.
+        """
+        weight, bias = self._norm(at)
+        self._node("Add", [self.value, other])
+        summed = self.value
+        self._node("Shape", [summed])
+        shape = self.value
+        self._node("Reshape", [summed, self._constant(f"{at}.apart", np.array([-1, 1, self.architecture.width]))])
+        plain = [self._constant(f"{at}.one", np.ones(1, np.float32)), self._constant(f"{at}.zero", np.zeros(1, np.float32))]
+        self._node("InstanceNormalization", [self.value, *plain], epsilon=self.architecture.epsilon)
+        self._node("Reshape", [self.value, shape])
+        self._node("Mul", [self.value, weight])
+        self._node("Add", [self.value, bias])
 
     def _norm(self, at: str) -> tuple[str, str]:
         return self._constant(f"{at}.weight", self.tensors[f"{at}.weight"]), self._constant(f"{at}.bias", self.tensors[f"{at}.bias"])

@@ -1,9 +1,11 @@
 """Does 0.75 mean what it says? Who is answered and who refused at the default threshold, calibrated without labels.
 
-    python -m benchmarks.calibration FOLDER [--collections A,B] [--questions N]
+    python -m benchmarks.calibration FOLDER [--collections A,B] [--questions N] [--minutes M]
 
 FOLDER holds collections in BEIR's layout; a document is one chunk. Each is asked what people asked of it, what they asked of the others,
-and words in no order; by the base model, and by the same joined to the term space of the corpus. Writes `docs/calibration.svg` besides.
+and words in no order; by the base model, and by the same joined to the term space of the corpus; writes `docs/calibration.svg` besides.
+With `--minutes` instead by the model that is half of so many minutes of training: on the collection's labels (its `train` and `dev`
+splits), or on its documents where there are none.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.record import ROOT, record
-from benchmarks.training import SHIPPED, Collection, build, read
+from benchmarks.training import SHIPPED, Bench, Collection, build, encode, read
 from ragstone import calibrate, embedder, terms, weights
-from ragstone.corpus import PUBLIC
+from ragstone.corpus import PUBLIC, labels
 from ragstone.corpus.pairs import mine
 from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
 from ragstone.evaluate import Floats
 from ragstone.index import Vectors
+from ragstone.recipe import Recipe
 from ragstone.retrieve import Calibration, Retriever
 
 COLLECTIONS = ("cranfield", "cisi", "medquad_liveqa", "tatqa_passages", "scifact")
@@ -65,22 +68,30 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--collections", default=",".join(COLLECTIONS))
     parser.add_argument("--questions", type=int, default=150, help="at most so many of each kind")
+    parser.add_argument("--minutes", type=float, default=0.0, help="train for so long, and measure that model")
     arguments = parser.parse_args()
     collections = {name: read(arguments.folder / name, "test") for name in COLLECTIONS}
     figures: dict[str, object] = {}
     curves: dict[str, Curve] = {}
     with tempfile.TemporaryDirectory() as work:
         for name in arguments.collections.split(","):
-            for model, subject in subjects(collections[name], Path(work, name)).items():
+            folder = Path(work, name)
+            models = (
+                trained(arguments.folder / name, collections[name], folder, arguments.minutes)
+                if arguments.minutes
+                else untrained(collections[name], folder)
+            )
+            for model, subject in models.items():
                 scores = measure(name, subject, collections, arguments.questions)
                 curves[f"{name}, {model}"] = reliability(scores)
                 figures[f"{name}, {model}"] = {"fit": asdict(subject.fit), **shares(scores), "reliability": curves[f"{name}, {model}"]}
                 print(name, model, shares(scores), flush=True)
-    record("calibration", figures)
-    (ROOT / "docs" / "calibration.svg").write_text(diagram(curves))
+    record("calibration-trained" if arguments.minutes else "calibration", figures)
+    if not arguments.minutes:
+        (ROOT / "docs" / "calibration.svg").write_text(diagram(curves))
 
 
-def subjects(collection: Collection, work: Path) -> dict[str, Subject]:
+def untrained(collection: Collection, work: Path) -> dict[str, Subject]:
     """The collection under the base model, and under the same with the collection's term space."""
     for name in ("base", "joined"):
         embedder.prepare(weights.pull("minilm"), work / name, name="minilm", base="minilm")
@@ -93,6 +104,16 @@ def subjects(collection: Collection, work: Path) -> dict[str, Subject]:
     learned.save(work / "joined")
     joined = Embedder(work / "joined")
     return {"base": calibrated(collection, plain, base), "term space": calibrated(collection, joined.joined(plain, texts), joined)}
+
+
+def trained(folder: Path, collection: Collection, work: Path, minutes: float) -> dict[str, Subject]:
+    """The collection under the model that `ragstone train` makes of half of the trained weights, whatever the gate would say of it."""
+    work.mkdir()
+    bench = Bench(work, minutes, Recipe.seed, None)
+    known = labels.read([folder] if (folder / "qrels" / "train.tsv").exists() else [])
+    recipe, material = bench.prepare(collection, known)
+    model = bench.candidates(bench.corpus(collection, material), recipe)[recipe.interpolations[0]]
+    return {"trained": calibrated(collection, encode(model, collection.chunks, {}), model)}
 
 
 def calibrated(collection: Collection, vectors: Vectors, model: Embedder) -> Subject:

@@ -166,17 +166,11 @@ class Bench:
 
     def trial(self, collection: Collection, known: Labels) -> Trial:
         """The loop as `ragstone train` runs it, then every candidate beside the untuned retrievers on the human questions."""
-        recipe = chosen(known.digest if known.labels else "", self.minutes, self.seed)
-        material = labelled.prepare(known, mine(collection.chunks, seed=recipe.seed), collection.chunks)
-        retriever = open_retriever(self.base, collection, self.plain)
-        rank = lambda folder: ranks(open_retriever(Embedder(folder), collection, self.plain))  # noqa: E731
-        learned = partial(self.weights, collection, labelled.questions(material.train, collection.chunks)[: labelled.MOST_QUESTIONS])
-        corpus = Corpus(collection.chunks, material, search(retriever), rank, learned)
-        work = Path(tempfile.mkdtemp(dir=self.work))
+        recipe, material = self.prepare(collection, known)
+        corpus = self.corpus(collection, material)
         began, spent = time.perf_counter(), sum(os.times()[:4])
-        folders = make(Base("minilm", self.work / "base"), corpus, recipe, work, "local", Terminal())
+        candidates = self.candidates(corpus, recipe)
         seconds, cpu = time.perf_counter() - began, sum(os.times()[:4]) - spent
-        candidates = {share: Embedder(folder) for share, folder in folders.items()}
         margin = 0.0 if material.judged_by_people else MARGIN
         held_to = guards(material.mined, recipe.seed)
         verdict = gate(self.base, candidates, material.mined, build, SHIPPED, margin, guards=held_to, fall=FALL)
@@ -185,6 +179,22 @@ class Bench:
         peers = self.tuned_by_peers(self.peers, collection, material, cpu) if self.peers else {}
         fusion = {share: candidate.card.fusion for share, candidate in candidates.items()}
         return Trial(verdict, seconds, cpu, untuned_scores(self.base, collection), before, after, fusion, peers)
+
+    def prepare(self, collection: Collection, known: Labels) -> tuple[Recipe, Material]:
+        recipe = chosen(known.digest if known.labels else "", self.minutes, self.seed)
+        return recipe, labelled.prepare(known, mine(collection.chunks, seed=recipe.seed), collection.chunks)
+
+    def corpus(self, collection: Collection, material: Material) -> Corpus:
+        retriever = open_retriever(self.base, collection, self.plain)
+        rank = lambda folder: ranks(open_retriever(Embedder(folder), collection, self.plain))  # noqa: E731
+        learned = partial(self.weights, collection, labelled.questions(material.train, collection.chunks)[: labelled.MOST_QUESTIONS])
+        return Corpus(collection.chunks, material, search(retriever), rank, learned)
+
+    def candidates(self, corpus: Corpus, recipe: Recipe) -> dict[float, Embedder]:
+        """What training makes, by share of trained weights."""
+        work = Path(tempfile.mkdtemp(dir=self.work))
+        folders = make(Base("minilm", self.work / "base"), corpus, recipe, work, "local", Terminal())
+        return {share: Embedder(folder) for share, folder in folders.items()}
 
     def weights(self, collection: Collection, asked: Sequence[Question], folder: Path) -> tuple[float, ...]:
         """The fusion that the labelled questions choose."""

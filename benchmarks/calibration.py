@@ -29,9 +29,9 @@ from ragstone.corpus.pairs import mine
 from ragstone.corpus.views import views
 from ragstone.embedder import Embedder
 from ragstone.evaluate import Floats
-from ragstone.index import Vectors
+from ragstone.index import Index, Vectors
 from ragstone.recipe import Recipe
-from ragstone.retrieve import Calibration, Retriever
+from ragstone.retrieve import Calibration, Retriever, weighed
 
 COLLECTIONS = ("cranfield", "cisi", "medquad_liveqa", "tatqa_passages", "scifact")
 ONE_FIELD = {"medquad_liveqa", "scifact"}
@@ -58,7 +58,7 @@ class Subject:
         """Each question's best score, in a corpus without those documents."""
         kept = [row for row, chunk in enumerate(self.collection.chunks) if chunk.id not in without]
         with closing(build([self.collection.chunks[row] for row in kept], self.vectors[kept])) as index:
-            retriever = Retriever(index, self.model, self.fit.calibration)
+            retriever = shipped(index, self.model, self.fit.calibration)
             found = [retriever.search(question, (PUBLIC,), SHIPPED.top_k) for question in questions]
         return np.array([max((hit.score for hit in hits), default=0.0) for hits in found])
 
@@ -119,8 +119,13 @@ def trained(folder: Path, collection: Collection, work: Path, minutes: float) ->
 def calibrated(collection: Collection, vectors: Vectors, model: Embedder) -> Subject:
     own = [question.text for question in mine(collection.chunks).questions]
     with closing(build(collection.chunks, vectors)) as index:
-        fit = calibrate.fit(Retriever(index, model, Calibration.default()), own, collection.chunks)
+        fit = calibrate.fit(shipped(index, model, Calibration.default()), own, collection.chunks)
     return Subject(collection, vectors, model, fit)
+
+
+def shipped(index: Index, model: Embedder, calibration: Calibration) -> Retriever:
+    """The search with the weights that the model learned from labels, or the settings' own."""
+    return Retriever.of(index, model, calibration, weighed(SHIPPED, model))
 
 
 def measure(name: str, subject: Subject, collections: Mapping[str, Collection], count: int) -> dict[str, Floats]:
